@@ -192,6 +192,7 @@ def _telemetry(config: NodeConfig, core: NodeCore, logs: LogStore) -> Telemetry:
     fields = telemetry_fields(config.telemetry) if config.telemetry is not None else {}
     telemetry = Telemetry(config.telemetry, fields, core, system_now, name=config.name, version=VERSION)
     logs.listeners.append(telemetry.take_line)
+    logs.span_listeners.append(telemetry.take_span)
     return telemetry
 
 
@@ -405,6 +406,7 @@ def _pool_settings(place: NodePlace, peer: PeerId) -> PoolSettings:
             local_only=config.local_only, traced=config.telemetry.traces if config.telemetry is not None else 1.0
         ),
         engine=config.engine,
+        spans=config.telemetry is not None and config.telemetry.traces > 0,
         providers_file=place.folder / PROVIDERS_FILE,
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from runtime.messages import LogBatch
+from runtime.services.spans import SPAN_MARK
 
 LINE_MAX_BYTES = 32 * 1024
 FILES = 8
@@ -84,6 +85,8 @@ class LogStore:
         self._days = days
         self.listeners: list[Callable[[bytes], None]] = []
         """Each is told of every line; none may raise."""
+        self.span_listeners: list[Callable[[bytes], None]] = []
+        """Each is told of every span that a worker sent, with its mark; none may raise."""
 
     def append(self, line: bytes) -> None:
         """Keep one line; a full disk loses it and says so in `dropped`, never more."""
@@ -101,9 +104,13 @@ class LogStore:
                 event.set()
 
     def take_batch(self, batch: LogBatch) -> None:
-        """Keep what a worker sent."""
+        """Keep the lines that a worker sent; spans among them are handed on."""
         for line in batch.lines:
-            self.append(line)
+            if not line.startswith(SPAN_MARK):
+                self.append(line)
+                continue
+            for listener in self.span_listeners:
+                listener(line)
 
     async def recent(
         self, wanted: LogFilter, limit: int, seen: Callable[[bytes], bool] = lambda _line: True

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from node.telemetry.otlp import SERVER, LogRecord, Span, Value, moment_ns
+from node.telemetry.otlp import LogRecord, moment_ns
+from runtime.services.spans import SERVER, Span, Value
 
 REQUEST_EVENT = "request"
 _TRACE = re.compile(r"(?!0{32})[0-9a-f]{32}")

@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from runtime.services.spans import Span, Value
+
 Signal = Literal["traces", "logs"]
-Value = str | int | float | bool
 SCOPE = "freehold"
-SERVER, INTERNAL = 2, 1
-"""Kinds of spans."""
 FAILED = 2
 """A span's status where it went wrong; one without a status is not judged."""
 SEVERITIES = {"debug": 5, "info": 9, "warning": 13, "warn": 13, "error": 17, "critical": 21}
@@ -25,20 +24,6 @@ _NOT_FINITE = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
 ATTRIBUTES_MAX = 64
 TEXT_MAX_CHARS = 8_192
 """Of one attribute or body; a collector refuses whole batches for one that is too long for it."""
-
-
-class Span(msgspec.Struct, frozen=True):
-    """One span; times in ns since the Unix epoch, `parent_id` "" at the head of a trace, `failed` says why or ""."""
-
-    trace_id: str
-    span_id: str
-    name: str
-    began_ns: int
-    ended_ns: int
-    attributes: dict[str, Value]
-    parent_id: str = ""
-    kind: int = INTERNAL
-    failed: str = ""
 
 
 class LogRecord(msgspec.Struct, frozen=True):

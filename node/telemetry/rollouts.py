@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from node.decisions.history import NOOP_ACTION, view_of
-from node.telemetry.otlp import Span, Value
 from protocols.api_models import DecisionView
 from protocols.chain.messages import EntryStored
 from protocols.core import NodeCore
 from protocols.machine import PeerId
 from protocols.state.model import Lane, Rollout
+from runtime.services.spans import Span, Value
 
 MS = 1_000_000
 

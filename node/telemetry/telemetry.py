@@ -17,16 +17,17 @@ from node.config import TelemetrySettings
 from node.reaching import Reaching, Sending
 from node.telemetry.exporter import Exporter
 from node.telemetry.lines import fields_of, is_span, record_of, span_of
-from node.telemetry.otlp import LogRecord, Signal, Span, Value, body_of
+from node.telemetry.otlp import LogRecord, Signal, body_of
 from node.telemetry.rollouts import RolloutSpans
 from protocols.core import NodeCore
 from protocols.machine import Now
+from runtime.services.spans import SPAN_MARK, Span, Value
 
 FLUSH_S = 2.0
 """For what is left when the node ends."""
 
-OWN = b"\0"
-"""Begins an item that is a span already, not a line of the log."""
+SPAN_MAX_BYTES = 4_096
+"""Of one span that a worker made."""
 
 _spans = msgspec.json.Decoder(Span)
 
@@ -74,11 +75,16 @@ class Telemetry:
         if self.traces is not None and b'"span_id":' in line and b'"recorded":false' not in line:
             self.traces.put(line)
 
+    def take_span(self, marked: bytes) -> None:
+        """Take one span of a worker."""
+        if self.traces is not None and len(marked) <= SPAN_MAX_BYTES:
+            self.traces.put(marked)
+
     def hear(self, event: Any) -> None:
         """Take one of the core's notices."""
         if self.traces is not None:
             for span in self._rollouts.hear(event, self._clock().wall_ms):
-                self.traces.put(OWN + msgspec.json.encode(span))
+                self.traces.put(SPAN_MARK + msgspec.json.encode(span))
 
     async def run(self) -> None:
         """Send what comes until cancelled; what is left then is sent for a moment more."""
@@ -108,10 +114,17 @@ class Telemetry:
 
 
 def _span(item: bytes) -> Span | None:
-    if item.startswith(OWN):
-        return _spans.decode(item[len(OWN) :])
+    if item.startswith(SPAN_MARK):
+        return _decoded(item[len(SPAN_MARK) :])
     fields = fields_of(item)
     return span_of(fields) if fields is not None and is_span(fields) else None
+
+
+def _decoded(data: bytes) -> Span | None:
+    try:
+        return _spans.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _record(item: bytes) -> LogRecord | None:

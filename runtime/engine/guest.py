@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 from runtime.call import GuestCall
 from runtime.exchange import Exchange
 from runtime.providers import BlobProvider, Bucket, LogSink, ProviderError, Providers, SqlConnection, SqlError
+from runtime.services.spans import SPANS_OF_CALL_MAX, CallSpans, TracePlace, place_of
 from runtime.spec import AppSpec
 
 HANDLES_MAX: Final = 10_000
@@ -202,10 +203,14 @@ class GuestLog:
 class GuestServices:
     """What an app's guests may reach: made once per app."""
 
-    __slots__ = ("log", "outbound", "providers", "spec")
+    __slots__ = ("log", "outbound", "providers", "spans", "spec")
 
-    def __init__(self, spec: AppSpec, log: LogSink, providers: Providers, outbound: Any) -> None:
+    def __init__(
+        self, spec: AppSpec, log: LogSink, providers: Providers, outbound: Any, spans: CallSpans | None = None
+    ) -> None:
+        """Take what the app may do, and where its spans go, None where nobody takes any."""
         self.spec = spec
+        self.spans = spans
         self.log = log
         self.providers = providers
         self.outbound = outbound
@@ -246,7 +251,7 @@ class Guest:
     """The host side of one instance. Used by one thread at a time."""
 
     __slots__ = (
-        "_next_rep", "arguments", "call", "context", "exchange", "failure", "finish_answer",
+        "_next_rep", "_place", "_placed", "arguments", "call", "context", "exchange", "failure", "finish_answer",
         "services", "stderr", "stdout", "table",
     )  # fmt: skip
 
@@ -260,6 +265,9 @@ class Guest:
         self.exchange: Exchange | None = None
         self.failure: BaseException | None = None
         self.finish_answer: Callable[[], bool] | None = None
+        self._place: TracePlace | None = None
+        self._placed = -1
+        """Spans of the call so far; -1 before it is known whether its trace is recorded."""
         self.arguments: tuple[str, ...] = ()
         self.stdout = GuestLog(services.log, "info", "stdout", spec.log_line_max_bytes, spec.log_call_max_bytes)
         self.stderr = GuestLog(services.log, "warn", "stderr", spec.log_line_max_bytes, spec.log_call_max_bytes)
@@ -268,10 +276,19 @@ class Guest:
         """Start a call on this instance."""
         self.call = call
         self.exchange = exchange
+        self._place, self._placed = None, -1
         self.failure = None
         self.finish_answer = None
         self.stdout.begin_call(self.services.spec.log_call_max_bytes)
         self.stderr.begin_call(self.services.spec.log_call_max_bytes)
+
+    def place(self) -> TracePlace | None:
+        """Return where the next span of this call hangs; None for none: it is not recorded, or has had its share."""
+        if self._placed < 0:
+            self._placed = 0
+            self._place = place_of(self.exchange.traceparent) if self.exchange is not None else None
+        self._placed += 1
+        return self._place if self._placed <= SPANS_OF_CALL_MAX else None
 
     def end_call(self) -> None:
         """The call is over; the instance may serve another one."""

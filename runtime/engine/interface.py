@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from runtime.engine.spanned import spanned
+
 HostFunction = Callable[..., Any]
 """(guest, lifted arguments...) -> value to lower, or `codecs.Err`."""
 
@@ -20,13 +22,21 @@ WASI_0_2: Final = re.compile(r"0\.2\.(0|[1-9][0-9]*)")
 
 
 class Interface:
-    """One WIT interface as the host serves it. `absent` stands in for functions no guest can ever reach."""
+    """One WIT interface as the host serves it. `absent` stands in for functions no guest can ever reach.
 
-    def __init__(self, name: str, versions: re.Pattern[str] = WASI_0_2, absent: HostFunction | None = None) -> None:
+    Calls of an interface with a `system` leave spans under that name, but for functions that are `quiet`: they touch no
+    store.
+    """
+
+    def __init__(
+        self, name: str, versions: re.Pattern[str] = WASI_0_2, absent: HostFunction | None = None, *,
+        system: str = "", quiet: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         self.name = name
         self.versions = versions
         self.functions: dict[str, HostFunction] = {}
         self.absent = absent
+        self._system, self._quiet = system, quiet
 
     def serves(self, version: str) -> bool:
         """Whether `version`, as it stands after the @ of an import, is one of ours."""
@@ -43,7 +53,10 @@ class Interface:
 
     def find(self, name: str) -> HostFunction | None:
         """Return the function, or the stand-in, or None when the interface has no such function."""
-        return self.functions.get(name, self.absent)
+        function = self.functions.get(name, self.absent)
+        if function is None or not self._system or name in self._quiet:
+            return function
+        return spanned(function, self._system, name)
 
 
 def split_import(name: str) -> tuple[str, str]:

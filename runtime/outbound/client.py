@@ -29,6 +29,10 @@ ADDRESSES_TRIED_MAX: Final = 3
 """Addresses of one name tried in turn, within one connect timeout."""
 
 
+Settled = Callable[[ResponseHead | None, ErrorCode | None], None]
+"""Hears the head of an answer, or why there is none; called on the loop of the calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """What the guest asked for, in seconds; None is the app's own limit."""
@@ -80,11 +84,12 @@ class RequestWriter(ResponseWriter):
 class OutboundCall:
     """One call in flight: `settled` once `head` or `failure` is set."""
 
-    __slots__ = ("_loop", "_wake", "body", "failure", "head", "settled", "task", "writer")
+    __slots__ = ("_loop", "_tell", "_wake", "body", "failure", "head", "settled", "task", "writer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None], tell: Settled | None) -> None:
         self._loop = loop
         self._wake = wake
+        self._tell = tell
         self.writer = RequestWriter(wake, loop)
         self.writer.started = True
         self.body = RequestBody(wake, loop)
@@ -100,6 +105,8 @@ class OutboundCall:
             self.failure = failure
             self.settled = True
             self._wake()
+            if self._tell is not None:
+                self._tell(head, failure)
 
     def fail(self, code: ErrorCode) -> None:
         """Settle without an answer, or break the body of the answer off."""
@@ -128,8 +135,10 @@ class Outbound:
         self._stop: asyncio.Event | None = None
         self._in_flight: Counter[tuple[str, str]] = Counter()
 
-    def start(self, request: OutboundRequest, spec: AppSpec, wake: Callable[[], None]) -> OutboundCall | ErrorCode:
-        """Begin a call (guest thread); an error code if it is refused outright."""
+    def start(
+        self, request: OutboundRequest, spec: AppSpec, wake: Callable[[], None], tell: Settled | None = None
+    ) -> OutboundCall | ErrorCode:
+        """Begin a call (guest thread); an error code if it is refused outright. `tell` hears once how it was settled."""
         destination = parse_authority(request.authority, tls=request.tls)
         if destination is None:
             return "HTTP-request-URI-invalid", None
@@ -141,7 +150,7 @@ class Outbound:
                 return "connection-limit-reached", None
             self._in_flight[key] += 1
             loop = self._loop or self._begin()
-        call = OutboundCall(loop, wake)
+        call = OutboundCall(loop, wake, tell)
         loop.call_soon_threadsafe(self._spawn, call, request, destination, spec)
         return call
 

@@ -46,6 +46,7 @@ from runtime.outcome import (
 from runtime.providers import LogSink, Providers
 from runtime.sandbox.compile_cache import TamperedError, check_artifact
 from runtime.sandbox.preview1 import Preview1
+from runtime.services.spans import CallSpans
 from runtime.spec import AppSpec
 from runtime.wasi import WITH_ADAPTER
 from runtime.wasi.http_types import IncomingRequest, ResponseOutparam
@@ -335,20 +336,23 @@ class Sandbox:
         self._linked: WeakValueDictionary[tuple[Path, str], Linked | PublicComponent] = WeakValueDictionary()
         """What apps here are made of, as long as one is: the next version often is the same interpreter."""
 
-    def load(self, spec: AppSpec, log: LogSink) -> LoadedApp:
-        """Load an app from its artifact, checked first, and resolve its types; raises `LoadError`."""
+    def load(self, spec: AppSpec, log: LogSink, spans: CallSpans | None = None) -> LoadedApp:
+        """Load an app from its artifact, checked first, and resolve its types; raises `LoadError`.
+
+        `spans` takes those of its calls.
+        """
         try:
             linked = self._linked.get((spec.artifact, spec.kind))
             if linked is not None:
-                return LoadedApp(spec, linked, self._services(spec, log))
+                return LoadedApp(spec, linked, self._services(spec, log, spans))
             check_artifact(spec.artifact)
             if spec.kind == "module":
                 module = wasmtime.Module.deserialize_file(engine(), str(spec.artifact))
-                return ModuleApp(spec, module, self._services(spec, log))
+                return ModuleApp(spec, module, self._services(spec, log, spans))
             component = wc.Component.deserialize_file(engine(), str(spec.artifact))
             linked = link(engine(), component, WITH_ADAPTER, ENTRIES[spec.kind])
             self._linked[spec.artifact, spec.kind] = linked
-            return LoadedApp(spec, linked, self._services(spec, log))
+            return LoadedApp(spec, linked, self._services(spec, log, spans))
         except (LinkError, TamperedError, wasmtime.WasmtimeError) as error:
             raise LoadError(str(error)) from error
 
@@ -357,5 +361,5 @@ class Sandbox:
         linked = link(engine(), component, WITH_ADAPTER, ENTRIES[spec.kind])
         return LoadedApp(spec, linked, self._services(spec, log))
 
-    def _services(self, spec: AppSpec, log: LogSink) -> GuestServices:
-        return GuestServices(spec, log, self._providers, self._outbound)
+    def _services(self, spec: AppSpec, log: LogSink, spans: CallSpans | None = None) -> GuestServices:
+        return GuestServices(spec, log, self._providers, self._outbound, spans)

@@ -174,7 +174,7 @@ class AppLog:
         """Take the buffer, who writes, how much, and values that never appear in a line, by the name that does."""
         self._blotted = Blotter(redacted or {})
         self._buffer = buffer
-        self._origin = origin
+        self.origin = origin
         self._allowance = allowance or Allowance(LINES_PER_S, LINES_BURST, BYTES_PER_S, BYTES_BURST)
         self._lock = threading.Lock()
         self._dropped = 0
@@ -225,6 +225,10 @@ class AppLog:
             self._dropped += count
             self.dropped_total += count
 
+    def append_span(self, marked: bytes) -> None:
+        """Put an encoded span among the lines; whoever makes spans bounds them."""
+        self._buffer.append(marked)
+
     def flush_dropped(self) -> None:
         """Say how many lines were dropped, if any; called now and then so that a fallen-silent app's count is told."""
         with self._lock:
@@ -233,7 +237,7 @@ class AppLog:
             self._buffer.append(self._encode("warn", "log.dropped", "host", {"count": dropped}))
 
     def _encode(self, level: str, event: str, stream: str, fields: dict[str, object]) -> bytes:
-        origin = self._origin
+        origin = self.origin
         entry: dict[str, object] = {
             "time": timestamp(time.time()),
             "level": level,

@@ -28,30 +28,45 @@ TARGETS_MAX: Final = 16
 
 _DRAFT: Final = re.compile(r"0\.2\.0-draft(-2024-09-01)?")
 
-types: Final = Interface("wasi:blobstore/types", _DRAFT)
-container: Final = Interface("wasi:blobstore/container", _DRAFT)
-blobstore: Final = Interface("wasi:blobstore/blobstore", _DRAFT)
+BLOBS: Final = "freehold.blobs"
+"""What spans call it."""
+
+types: Final = Interface(
+    "wasi:blobstore/types", _DRAFT, system=BLOBS,
+    quiet=frozenset({
+        "[static]outgoing-value.new-outgoing-value", "[method]outgoing-value.outgoing-value-write-body",
+        "[static]incoming-value.incoming-value-consume-async", "[method]incoming-value.size",
+    }),
+)  # fmt: skip
+container: Final = Interface(
+    "wasi:blobstore/container", _DRAFT, system=BLOBS,
+    quiet=frozenset({"[method]container.name", "[method]container.list-objects"}),
+)  # fmt: skip
+blobstore: Final = Interface(
+    "wasi:blobstore/blobstore", _DRAFT, system=BLOBS, quiet=frozenset({"get-container", "container-exists"})
+)
 INTERFACES: Final = (types, container, blobstore)
 
 
 class Container(Resource, wit="container"):
     """A container the guest opened."""
 
-    __slots__ = ("blobs", "name")
+    __slots__ = ("blobs", "store")
 
     def __init__(self, blobs: BlobProvider, name: str) -> None:
         super().__init__()
         self.blobs = blobs
-        self.name = name
+        self.store = name
 
 
 class OutgoingValue(Resource, wit="outgoing-value"):
     """An object on its way in; the file is begun when its stream is asked for."""
 
-    __slots__ = ("failure", "streamed", "targets", "writer")
+    __slots__ = ("failure", "store", "streamed", "targets", "writer")
 
     def __init__(self) -> None:
         super().__init__()
+        self.store = ""
         self.writer: BlobWriter | None = None
         self.targets: list[tuple[str, str]] = []
         self.failure = ""
@@ -66,11 +81,12 @@ class OutgoingValue(Resource, wit="outgoing-value"):
 class IncomingValue(Resource, wit="incoming-value"):
     """An object, or a part of one, that was opened."""
 
-    __slots__ = ("reader",)
+    __slots__ = ("reader", "store")
 
-    def __init__(self, reader: BlobReader) -> None:
+    def __init__(self, reader: BlobReader, store: str) -> None:
         super().__init__()
         self.reader = reader
+        self.store = store
 
     def dropped(self, guest: Guest) -> None:
         """Let go of the file."""
@@ -80,10 +96,11 @@ class IncomingValue(Resource, wit="incoming-value"):
 class ObjectNames(Resource, wit="stream-object-names"):
     """A walk over the names in a container."""
 
-    __slots__ = ("after", "of")
+    __slots__ = ("after", "of", "store")
 
     def __init__(self, of: Container) -> None:
         super().__init__()
+        self.store = of.store
         self.of = of
         self.after: str | None = None
 
@@ -180,20 +197,20 @@ def _move(guest: Guest, source: tuple[str, str], target: tuple[str, str]) -> Non
 
 @container.function("[method]container.name")
 def _name(guest: Guest, this: Container) -> str:
-    return this.name
+    return this.store
 
 
 @container.function("[method]container.info")
 @_served
 def _info(guest: Guest, this: Container) -> tuple[str, int]:
-    return this.name, this.blobs.created_ms(this.name) // 1000
+    return this.store, this.blobs.created_ms(this.store) // 1000
 
 
 @container.function("[method]container.get-data")
 @_served
 def _get_data(guest: Guest, this: Container, name: str, start: int, end: int) -> IncomingValue:
     _check_open(guest)
-    return IncomingValue(this.blobs.get(this.name, name, start, end))
+    return IncomingValue(this.blobs.get(this.store, name, start, end), this.store)
 
 
 @container.function("[method]container.write-data")
@@ -201,7 +218,8 @@ def _get_data(guest: Guest, this: Container, name: str, start: int, end: int) ->
 def _write_data(guest: Guest, this: Container, name: str, value: OutgoingValue) -> None:
     if not name or len(value.targets) >= TARGETS_MAX:
         raise ProviderError("other", f"an object has a name, and at most {TARGETS_MAX} at once")
-    value.targets.append((this.name, name))
+    value.targets.append((this.store, name))
+    value.store = this.store
     if value.writer is None:
         value.writer = this.blobs.put()
 
@@ -214,7 +232,7 @@ def _list(guest: Guest, this: Container) -> ObjectNames:
 @container.function("[method]container.delete-object")
 @_served
 def _delete(guest: Guest, this: Container, name: str) -> None:
-    this.blobs.delete(this.name, (name,))
+    this.blobs.delete(this.store, (name,))
 
 
 @container.function("[method]container.delete-objects")
@@ -222,34 +240,34 @@ def _delete(guest: Guest, this: Container, name: str) -> None:
 def _delete_objects(guest: Guest, this: Container, names: list[str]) -> None:
     if len(names) > NAMES_MAX:
         raise ProviderError("other", f"one call deletes at most {NAMES_MAX} objects")
-    this.blobs.delete(this.name, names)
+    this.blobs.delete(this.store, names)
 
 
 @container.function("[method]container.has-object")
 @_served
 def _has(guest: Guest, this: Container, name: str) -> bool:
-    return this.blobs.info(this.name, name) is not None
+    return this.blobs.info(this.store, name) is not None
 
 
 @container.function("[method]container.object-info")
 @_served
 def _object_info(guest: Guest, this: Container, name: str) -> tuple[str, str, int, int]:
-    blob_info = this.blobs.info(this.name, name)
+    blob_info = this.blobs.info(this.store, name)
     if blob_info is None:
         raise ProviderError("other", f"there is no object {name[:60]!r}")
-    return name, this.name, blob_info.created_ms // 1000, blob_info.size
+    return name, this.store, blob_info.created_ms // 1000, blob_info.size
 
 
 @container.function("[method]container.clear")
 @_served
 def _clear(guest: Guest, this: Container) -> None:
-    this.blobs.delete(this.name, None)
+    this.blobs.delete(this.store, None)
 
 
 def _page(this: ObjectNames, count: int) -> tuple[list[str], bool]:
     """The next names, and whether none follow."""
     wanted = min(count, NAMES_MAX)
-    names = list(this.of.blobs.names(this.of.name, this.after, wanted + 1))
+    names = list(this.of.blobs.names(this.of.store, this.after, wanted + 1))
     page = names[:wanted]
     this.after = page[-1] if page else this.after
     return page, len(names) <= wanted

@@ -6,17 +6,22 @@ worker's loop. Source: wasi:http 0.2 WIT. Not here: sockets.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from runtime.engine.codecs import Err, Ok
 from runtime.engine.guest import Guest, Resource
 from runtime.engine.interface import Interface
-from runtime.exchange import TRACEPARENT, ErrorCode, Headers
-from runtime.outbound.client import OutboundCall, OutboundRequest, Timeouts
+from runtime.engine.spanned import NAME_MAX_CHARS
+from runtime.exchange import TRACEPARENT, ErrorCode, Headers, ResponseHead
+from runtime.outbound.client import OutboundCall, OutboundRequest, Settled, Timeouts
+from runtime.services.spans import CLIENT, CallSpans, TracePlace, Value, new_span_id
 from runtime.wasi.http_types import IncomingResponse, OutgoingRequest, RequestOptions, types
 from runtime.wasi.poll import Pollable
 
 NS_PER_S: Final = 1_000_000_000
+METHOD_TOLD_MAX_CHARS: Final = 16
+"""Of a method in a span: a guest wrote it."""
 
 
 class FutureIncomingResponse(Resource, wit="future-incoming-response"):
@@ -51,14 +56,20 @@ outgoing_handler: Final = Interface("wasi:http/outgoing-handler")
 
 @outgoing_handler.function("handle")
 def _handle(guest: Guest, request: OutgoingRequest, options: RequestOptions | None) -> FutureIncomingResponse | Err:
-    answer = _request(request, options, _fields(guest, request))
+    spans = guest.services.spans
+    place = guest.place() if spans is not None else None
+    span_id = new_span_id() if place is not None else ""
+    answer = _request(request, options, _fields(guest, request, place, span_id))
     if isinstance(answer, Err):
         return answer
     outbound = guest.services.outbound
     if outbound is None:
         return Err(("HTTP-request-denied", None))
-    started = outbound.start(answer, guest.services.spec, guest.wake)
+    tell = _teller(spans, place, span_id, answer) if spans is not None and place is not None else None
+    started = outbound.start(answer, guest.services.spec, guest.wake, tell)
     if not isinstance(started, OutboundCall):
+        if tell is not None:
+            tell(None, started)
         return Err(started)
     if request.body is None:
         started.writer.finish()
@@ -69,15 +80,32 @@ def _handle(guest: Guest, request: OutgoingRequest, options: RequestOptions | No
     return FutureIncomingResponse(started)
 
 
-def _fields(guest: Guest, request: OutgoingRequest) -> Headers:
+def _teller(spans: CallSpans, place: TracePlace, span_id: str, request: OutboundRequest) -> Settled:
+    """Return what tells of a call once its answer began or failed; any thread calls it."""
+    began_ns = time.time_ns()
+
+    def tell(head: ResponseHead | None, failure: ErrorCode | None) -> None:
+        method, host = request.method[:METHOD_TOLD_MAX_CHARS], request.authority[:NAME_MAX_CHARS]
+        attributes: dict[str, Value] = {"http.request.method": method, "server.address": host}
+        if head is not None:
+            attributes["http.response.status_code"] = head.status
+        failed = failure[0] if failure is not None else f"status {head.status}" if head and head.status >= 400 else ""
+        spans.add(place, span_id, f"{method} {host}", CLIENT, began_ns, attributes, failed)
+
+    return tell
+
+
+def _fields(guest: Guest, request: OutgoingRequest, place: TracePlace | None, span_id: str) -> Headers:
     """The fields that the guest gave, and its place in the trace of the request it answers, unless it says another.
+
+    Where the call has a span, that is its place.
 
     `tracestate` stays here: it is whatever a visitor wrote, and the other side is not the visitor's.
     """
     own = request.fields.frozen()
     if guest.exchange is None or any(name == TRACEPARENT for name, _ in own):
         return own
-    traceparent = guest.exchange.traceparent
+    traceparent = f"00-{place.trace_id}-{span_id}-01".encode() if place is not None else guest.exchange.traceparent
     return (*own, (TRACEPARENT, traceparent)) if traceparent else own
 
 

@@ -18,7 +18,9 @@ from runtime.wasi.services import note_away
 _VERSION: Final = re.compile(r"0\.2\.0")
 
 types: Final = Interface("wasmcloud:messaging/types", _VERSION)
-consumer: Final = Interface("wasmcloud:messaging/consumer", _VERSION)
+consumer: Final = Interface(
+    "wasmcloud:messaging/consumer", _VERSION, system="freehold.queue", quiet=frozenset({"request"})
+)
 INTERFACES: Final = (types, consumer)
 
 

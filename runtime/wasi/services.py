@@ -25,6 +25,9 @@ VALUE_MAX_BYTES: Final = 8 * 1024 * 1024
 BATCH_MAX: Final = 1_000
 """Keys of one batch operation."""
 
+KEYVALUE: Final = "freehold.keyvalue"
+"""What spans call it."""
+
 _DRAFT1: Final = re.compile(r"0\.2\.0-draft")
 _DRAFT2: Final = re.compile(r"0\.2\.0-draft2")
 _CONFIG: Final = re.compile(r"0\.2\.0-(draft|rc\.[0-9]+)|0\.2\.(0|[1-9][0-9]*)")
@@ -34,10 +37,11 @@ _LOGGING: Final = re.compile(r"(0\.1\.0-draft)?")
 class OpenBucket(Resource, wit="bucket"):
     """A key-value store the guest opened. `cursors` keeps text cursors for the draft whose cursors are numbers."""
 
-    __slots__ = ("bucket", "cursors")
+    __slots__ = ("bucket", "cursors", "store")
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, store: str) -> None:
         super().__init__()
+        self.store = store
         self.bucket = bucket
         self.cursors: list[str] = []
 
@@ -45,11 +49,12 @@ class OpenBucket(Resource, wit="bucket"):
 class Cas(Resource, wit="cas"):
     """A compare-and-swap handle: a key and the value it had."""
 
-    __slots__ = ("bucket", "current", "key")
+    __slots__ = ("bucket", "current", "key", "store")
 
-    def __init__(self, bucket: Bucket, key: str, current: bytes | None) -> None:
+    def __init__(self, this: OpenBucket | Cas, key: str, current: bytes | None) -> None:
         super().__init__()
-        self.bucket = bucket
+        self.bucket: Bucket = this.bucket
+        self.store: str = this.store
         self.key = key
         self.current = current
 
@@ -57,12 +62,12 @@ class Cas(Resource, wit="cas"):
 config: Final = Interface("wasi:config/store", _CONFIG)
 config_runtime: Final = Interface("wasi:config/runtime", _CONFIG)
 logging: Final = Interface("wasi:logging/logging", _LOGGING)
-store1: Final = Interface("wasi:keyvalue/store", _DRAFT1)
-store2: Final = Interface("wasi:keyvalue/store", _DRAFT2)
-atomics1: Final = Interface("wasi:keyvalue/atomics", _DRAFT1)
-atomics2: Final = Interface("wasi:keyvalue/atomics", _DRAFT2)
-batch1: Final = Interface("wasi:keyvalue/batch", _DRAFT1)
-batch2: Final = Interface("wasi:keyvalue/batch", _DRAFT2)
+store1: Final = Interface("wasi:keyvalue/store", _DRAFT1, system=KEYVALUE)
+store2: Final = Interface("wasi:keyvalue/store", _DRAFT2, system=KEYVALUE)
+atomics1: Final = Interface("wasi:keyvalue/atomics", _DRAFT1, system=KEYVALUE)
+atomics2: Final = Interface("wasi:keyvalue/atomics", _DRAFT2, system=KEYVALUE, quiet=frozenset({"[method]cas.current"}))
+batch1: Final = Interface("wasi:keyvalue/batch", _DRAFT1, system=KEYVALUE)
+batch2: Final = Interface("wasi:keyvalue/batch", _DRAFT2, system=KEYVALUE)
 
 INTERFACES: Final = (
     config, config_runtime, logging, store1, store2, atomics1, atomics2, batch1, batch2,
@@ -134,7 +139,7 @@ def _check_batch(items: list[Any]) -> None:
 @store2.function("open")
 @_served
 def _open(guest: Guest, identifier: str) -> OpenBucket:
-    return OpenBucket(guest.services.open_bucket(identifier))
+    return OpenBucket(guest.services.open_bucket(identifier), identifier)
 
 
 @store1.function("[method]bucket.get")
@@ -215,7 +220,7 @@ def _increment(guest: Guest, this: OpenBucket, key: str, delta: int) -> int:
 @_served
 def _cas_new(guest: Guest, this: OpenBucket, key: str) -> Cas:
     _check_key(key)
-    return Cas(this.bucket, key, this.bucket.get(key))
+    return Cas(this, key, this.bucket.get(key))
 
 
 @atomics2.function("[method]cas.current")
@@ -229,7 +234,7 @@ def _swap(guest: Guest, cas: Cas, value: bytes) -> Err | None:
         _check_value(value)
         if cas.bucket.swap(cas.key, cas.current, value):
             return None
-        return Err(("cas-failed", Cas(cas.bucket, cas.key, cas.bucket.get(cas.key))))
+        return Err(("cas-failed", Cas(cas, cas.key, cas.bucket.get(cas.key))))
     except ProviderError as error:
         note_away(guest, error)
         return Err(("store-error", _error(error).value))

@@ -27,10 +27,11 @@ WireValue = tuple[str, Any]
 class GuestDatabase(Resource, wit="database", aliases=("connection",)):
     """A connection the guest opened, by whichever interface."""
 
-    __slots__ = ("connection", "last")
+    __slots__ = ("connection", "last", "store")
 
-    def __init__(self, connection: SqlConnection) -> None:
+    def __init__(self, connection: SqlConnection, store: str) -> None:
         super().__init__()
+        self.store = store
         self.connection = connection
         self.last: SqlOutcome | None = None
 
@@ -43,9 +44,15 @@ class GuestDatabase(Resource, wit="database", aliases=("connection",)):
         self.connection.rollback()
 
 
-databases: Final = Interface("freehold:sql/databases", re.compile(r"0\.1\.0"))
-spin2: Final = Interface("fermyon:spin/sqlite", re.compile(r"2\.0\.0"))
-spin3: Final = Interface("spin:sqlite/sqlite", re.compile(r"3\.0\.0"))
+SQL: Final = "sqlite"
+"""What spans call it."""
+
+databases: Final = Interface("freehold:sql/databases", re.compile(r"0\.1\.0"), system=SQL)
+spin2: Final = Interface("fermyon:spin/sqlite", re.compile(r"2\.0\.0"), system=SQL)
+spin3: Final = Interface(
+    "spin:sqlite/sqlite", re.compile(r"3\.0\.0"), system=SQL,
+    quiet=frozenset({"[method]connection.last-insert-rowid", "[method]connection.changes"}),
+)  # fmt: skip
 
 INTERFACES: Final = (databases, spin2, spin3)
 
@@ -53,7 +60,7 @@ INTERFACES: Final = (databases, spin2, spin3)
 def _open_database(guest: Guest, name: str) -> GuestDatabase:
     if sum(isinstance(held, GuestDatabase) for held in guest.table.values()) >= CONNECTIONS_MAX:
         raise SqlError("SQLITE_BUSY", f"an instance holds at most {CONNECTIONS_MAX} connections; close one")
-    return GuestDatabase(guest.services.open_database(name))
+    return GuestDatabase(guest.services.open_database(name), name)
 
 
 def _lower(value: SqlValue) -> WireValue:

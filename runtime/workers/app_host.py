@@ -28,6 +28,7 @@ from runtime.services.declared_providers import ProviderUnusableError, read_prov
 from runtime.services.file_blobs import FileBlobs
 from runtime.services.log_sink import AppLog
 from runtime.services.redis_keyvalue import RedisKeyValue
+from runtime.services.spans import CallSpans
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
 from runtime.services.sqlite_queue import SqliteQueue
 from runtime.services.sqlite_sql import SqlCaps, SqliteSql
@@ -174,6 +175,7 @@ class SandboxHost:
         self._providers_file = Path(settings.providers_file) if settings.providers_file else None
         self._sql_caps = SqlCaps(statement_max_s=settings.statement_max_s)
         self._native = settings.choice().module
+        self._spans = settings.spans
         self._outbound = Outbound()
         self._lanes: dict[str, LaneServices] = {}
         """Only of lanes that are loaded: a store that stayed open outlives the decision that put it on this node."""
@@ -185,7 +187,7 @@ class SandboxHost:
         stores = load.spec.stores or load.spec.project
         services = self._hold(stores)
         try:
-            app = services.sandbox.load(load.spec, thread_log)
+            app = services.sandbox.load(load.spec, thread_log, CallSpans(log) if self._spans else None)
         except sandbox.LoadError as error:
             self._let_go(stores)
             raise HostingError(f"{load.spec.app}: {error}") from error

@@ -23,6 +23,7 @@ class PoolSettings:
     `runtime_folder` gets mode 0700 and holds control sockets; `data_folder` holds the apps' stores. `orphan_limit_s`
     is how long workers serve on without a daemon. `engine` is what serves in them (`runtime/native/choice.py`).
     `providers_file` says where the operator's providers are; without it every store lies in `data_folder`.
+    `spans` says that somebody takes spans of what guests ask for.
     `statement_max_s` is how long one statement of an app's SQL may take, `peer` the node's id in its mesh.
     """
 
@@ -41,6 +42,7 @@ class PoolSettings:
     orphan_limit_s: float = 600.0
     guest_threads_max: int = 32
     engine: Wanted = "python"
+    spans: bool = False
     providers_file: Path | None = None
     statement_max_s: float = STATEMENT_MAX_S
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "runtime.workers.worker")
@@ -63,6 +65,7 @@ class PoolSettings:
             ingress=self.ingress,
             guest_threads_max=self.guest_threads_max,
             engine=self.engine,
+            spans=self.spans,
             providers_file=str(self.providers_file or ""),
             statement_max_s=self.statement_max_s,
             orphan_limit_s=self.orphan_limit_s,

@@ -43,6 +43,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     ingress: IngressSettings = IngressSettings()
     guest_threads_max: int = GUEST_THREADS_MAX
     engine: Wanted = "python"
+    spans: bool = False
     orphan_limit_s: float = 600.0
     drain_grace_s: float = 30.0
 

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from node.config import TelemetrySettings
+from node.journal.logs import LogFilter
 from runtime.native.choice import Wanted
 from tests.e2e.api.test_metrics import series
 from tests.support.mesh.alerting import EVERYTHING, firing, need_promtool, render, scraped
@@ -136,6 +137,37 @@ async def test_either_engine_places_its_answers_in_their_traces_and_records_a_sh
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, CLIENT)
     assert attributes(span)["url.path"] == "/theirs"
     assert {dict(labels)["engine"] for name, labels in shown if name == "freehold_serving_info"} == {engine}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_what_an_app_asks_of_its_stores_hangs_below_its_request(
+    engine: Wanted, component: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_collector() as collector:
+        telling(monkeypatch, TelemetrySettings(collector.url), engine)
+        async with a_house(1) as house:
+            await house.prepare_lane()
+            await house.deploy(component("services"), app='keyvalue = ["visits"]', smoke="/env")
+            await visit(house, 0, "/kv/set?store=visits&value=v", traceparent=f"00-{TRACE}-{CLIENT}-01")
+            await visit(house, 0, "/kv/set?store=others&value=v", traceparent=f"00-{TRACE[:-1]}d-{CLIENT}-01")
+            await visit(house, 0, "/kv/set?store=visits&value=v", traceparent=f"00-{TRACE[:-1]}e-{CLIENT}-00")
+            await until(lambda: len(spans_below(collector, TRACE)) == 2, 20)
+            lines = await house.control(0).logs.recent(LogFilter(), 5000)
+            shown = await scraped(house)
+    assert lines
+    assert not any(b"db.system.name" in line for line in lines), "spans are no lines of the log"
+    assert spans_below(collector, TRACE) == [("open visits", ""), ("set visits", "")]
+    assert spans_below(collector, f"{TRACE[:-1]}d") == [("open others", "access-denied")]
+    assert spans_below(collector, f"{TRACE[:-1]}e") == [], "its client does not record it"
+    assert {dict(labels)["engine"] for name, labels in shown if name == "freehold_serving_info"} == {engine}
+
+
+def spans_below(collector: Collector, trace: str) -> list[tuple[str, str]]:
+    """What hangs below the request of a trace, in order, and how it failed."""
+    found = [span for span in collector.spans if span.trace_id.hex() == trace]
+    requests = [span.span_id for span in found if span.parent_span_id.hex() == CLIENT]
+    below = [span for span in found if span.parent_span_id in requests]
+    return [(span.name, span.status.message) for span in sorted(below, key=lambda span: span.start_time_unix_nano)]
 
 
 async def test_without_settings_nothing_is_kept_or_sent(component: Callable[[str], Path]) -> None:

@@ -13,7 +13,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Read
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from node.telemetry.lines import fields_of, is_span, record_of, span_of
-from node.telemetry.otlp import SERVER, LogRecord, Span, body_of, moment_ns
+from node.telemetry.otlp import LogRecord, body_of, moment_ns
+from runtime.services.spans import SERVER, Span
 from tests.support.mesh.collector import attributes, plain, read
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -159,13 +159,15 @@ def answering(answer: bytes) -> Callable[[socket.socket], None]:
     return script
 
 
-def reading_to_the_end(seen: list[bytes], end: bytes) -> Callable[[socket.socket], None]:
+def reading_to_the_end(
+    seen: list[bytes], end: bytes, answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n"
+) -> Callable[[socket.socket], None]:
     def script(connection: socket.socket) -> None:
         got = b""
         while end not in got:
             got += connection.recv(65536)
         seen.append(got)
-        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        connection.sendall(answer)
 
     return script
 

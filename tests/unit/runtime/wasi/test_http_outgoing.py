@@ -6,12 +6,15 @@ import math
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtime.call import GuestCall
 from runtime.engine.guest import Guest, GuestServices
 from runtime.outbound.client import Outbound
 from runtime.providers import Providers
+from runtime.services.log_sink import AppLog, LogBuffer, LogOrigin
+from runtime.services.spans import CLIENT, SPAN_MARK, CallSpans, Span
 from runtime.wasi.http_fields import Fields
 from runtime.wasi.http_outgoing import FutureIncomingResponse, outgoing_handler
 from runtime.wasi.http_types import OutgoingRequest
@@ -50,10 +53,44 @@ def sent(outbound: Outbound, serve: Any, given: Any, came: Any) -> list[bytes]:
     request = OutgoingRequest(Fields(list(given)))
     request.scheme, request.authority = ("HTTP", None), host
     answer = outgoing_handler.functions["handle"](guest, request, None)
+    settled(answer)
+    kept = (b"traceparent:", b"tracestate:", b"x-request-id:", b"cookie:")
+    return [line for line in seen[0].split(b"\r\n") if line.lower().startswith(kept)]
+
+
+@pytest.mark.parametrize(
+    ("path", "failed"), [(b"200 OK", ""), (b"404 Nothing", "status 404"), (None, "connection-refused")]
+)
+def test_a_call_to_another_host_has_a_span_that_the_host_goes_on_from(
+    path: bytes | None, failed: str, outbound: Outbound, serve: Any
+) -> None:
+    heard: list[bytes] = []
+    server = serve(reading_to_the_end(heard, b"\r\n\r\n", b"HTTP/1.1 " + (path or b"") + b"\r\n\r\n"))
+    host = f"up.example:{server.port if path is not None else 1}"
+    buffer = LogBuffer()
+    spans = CallSpans(AppLog(buffer, LogOrigin("n", "p", "a", "r")))
+    spec = a_spec(allow_hosts=(host,), allow_loopback=True, timeout_ms=3000)
+    guest = Guest(GuestServices(spec, SilentLog(), Providers(), outbound, spans))
+    for came in (OURS, THEIRS):  # the second is not recorded
+        guest.begin(GuestCall(math.inf), an_exchange(headers=(("traceparent", came),)))
+        request = OutgoingRequest(Fields([]))
+        request.scheme, request.authority, request.path_with_query = ("HTTP", None), host, "/secret?token=1"
+        settled(outgoing_handler.functions["handle"](guest, request, None))
+    (line,), _ = buffer.take(1 << 20)
+    span = msgspec.json.decode(line[len(SPAN_MARK) :], type=Span)
+    assert (f"00-{span.trace_id}-{span.parent_id}-01".encode(), span.kind, span.name) == (OURS, CLIENT, f"GET {host}")
+    assert span.failed == failed
+    assert span.attributes.get("http.response.status_code") == (int(path[:3]) if path else None)
+    assert b"secret" not in line
+    if path is not None:
+        assert f"traceparent: 00-{span.trace_id}-{span.span_id}-01\r\n".encode() in heard[0]
+
+
+def settled(answer: Any) -> None:
+    """Wait for what became of a call."""
     assert isinstance(answer, FutureIncomingResponse)
     end_s = time.monotonic() + 5
     while not answer.call.settled:
         assert time.monotonic() < end_s
         time.sleep(0.01)
-    pair = (b"traceparent:", b"tracestate:", b"x-request-id:", b"cookie:")
-    return [line for line in seen[0].split(b"\r\n") if line.lower().startswith(pair)]
+    time.sleep(0.01)  # it is told of after it is settled
