@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from cli.console.serving import composed
 from tests.support import npm
 from tests.support.browser import Browser, Page
 from tests.support.mesh.looking_on import console_of, show
 from tests.support.mesh.nodes import Fleet, Machine, free_port
 
+REACH = """(async (console) => {
+  const waited = (made, place) => new Promise((done) => {
+    made.onload = () => done('loaded');
+    made.onerror = () => done('refused');
+    place.append(made);
+  });
+  const script = Object.assign(document.createElement('script'), { type: 'module', src: `${console}/assets/sign.js` });
+  const ask = (path, options) => fetch(console + path, options).then((answer) => answer.type, () => 'refused');
+  const body = new URLSearchParams({ key: 'ab'.repeat(32) });
+  const other = window.open(`${console}/`);
+  await new Promise((done) => { setTimeout(done, 1000); });
+  return {
+    script: await waited(script, document.head), read: await ask('/console/where'),
+    sent: await ask('/console/where', { mode: 'no-cors' }),
+    form: await ask('/console/enrol', { method: 'POST', body, mode: 'no-cors' }), severed: !other || other.closed,
+  };
+})"""
+"""What a page of elsewhere tries with the console's origin."""
+
 AXE = Path(__file__).parents[2] / "fixtures" / "axe"
 VIEWS = {"what needs you": "/", "projects": "/projects", "nodes": "/nodes", "logs": "/logs", "history": "/history"}
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A site of somebody else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>elsewhere</title><body>elsewhere")
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @dataclass
@@ -24,6 +59,7 @@ class Look:
     """A page that was let in, and the node it looks at."""
 
     machine: Machine
+    browser: Browser
     page: Page
     origin: str
 
@@ -40,7 +76,7 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Look]:
         one.typed_ok("project", "create", "greeter")
         page, port = browser.page(width=1440, height=900), free_port()
         ends.enter_context(console_of(one, page, port))
-        yield Look(one, page, f"http://localhost:{port}")
+        yield Look(one, browser, page, f"http://localhost:{port}")
 
 
 def test_axe_finds_nothing_in_any_view_at_any_width_in_any_palette(look: Look) -> None:
@@ -91,3 +127,23 @@ def test_names_for_visitors_are_beside_the_nodes(look: Look) -> None:
     show(look.page, "/nodes")
     look.page.has("Names for visitors")
     look.page.has("no route has a name")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"], ids=["other-site", "other-port"])
+def test_a_page_of_elsewhere_reaches_nothing_of_the_console(look: Look, host: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        foreign = look.browser.page(f"http://{host}:{server.server_port}/")
+        found = foreign.js(f"{REACH}({json.dumps(look.origin)})")
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+    assert found == {"script": "refused", "read": "refused", "sent": "refused", "form": "refused", "severed": True}
+    ours = look.page.js("fetch('/console/where').then((answer) => answer.type)")
+    assert ours == "basic", "the console's own page asks the same, and is answered"
+    policy = look.page.js("fetch('/').then((answer) => answer.headers.get('Content-Security-Policy'))")
+    for said in (policy, composed("passkey.html")[1]):
+        assert "frame-ancestors 'none'" in said, "no page around one of ours moves a button under a finger"
