@@ -55,13 +55,13 @@ SETTLE_S: Final = 0.3
 
 TOML: Final = """
 [project]
-name = "site"
+name = "{project}"
 owners = ["bench"]
 
 [app.web]
 language = "component"
 source = "web.wasm"
-routes = ["/"]
+routes = ["{route}"]
 
 [rollout]
 stages = {stages}
@@ -125,34 +125,38 @@ async def releases(machines: list[fleet.Machine], stages: list[str], count: int)
     return went[1:]
 
 
-def write_project(folder: Path, name: str, number: int, stages: list[str]) -> None:
+def write_project(
+    folder: Path, name: str, number: int, stages: list[str], project: str = PROJECT, route: str = "/"
+) -> None:
     """A project whose component no node has seen: the fixture, and the number in a section that nobody reads."""
     content = b"\x05bench" + number.to_bytes(8, "big")
     unread = bytes((CUSTOM_SECTION, len(content))) + content
     (folder / "web.wasm").write_bytes(component(name).read_bytes() + unread)
-    toml = TOML.format(stages=str(stages).replace("'", '"'), healthy_s=HEALTHY_S)
+    spoken = str(stages).replace("'", '"')
+    toml = TOML.format(project=project, route=route, stages=spoken, healthy_s=HEALTHY_S)
     (folder / "freehold.toml").write_text(toml)
 
 
 async def release(clients: list[NodeClient], signer: Ed25519Signer, folder: Path, stages: int) -> Went:
     """Deploy what lies in the folder; return when every node holds the last promotion."""
     text = (folder / "freehold.toml").read_text()
-    project = open_project(folder)
-    bundle = build_project(project.project, text, folder, Quiet())
+    found = open_project(folder)
+    project = found.project.name
+    bundle = await asyncio.to_thread(build_project, found.project, text, folder, Quiet())
     first, mesh = clients[0], await clients[0].mesh()
     state = await first.state()
-    offered = built_here(project, bundle, signer.public_key)
+    offered = built_here(found, bundle, signer.public_key)
     proposal = make_proposal(state, mesh, offered, environment=ENVIRONMENT, request="a measurement", signer=signer)
-    await claim_missing_routes(first, lane_of(state, PROJECT, ENVIRONMENT), proposal.change.routes, signer)
+    await claim_missing_routes(first, lane_of(state, project, ENVIRONMENT), proposal.change.routes, signer)
     await upload(first, proposal)
     state = await first.state()
-    lane = lane_of(state, PROJECT, ENVIRONMENT)
+    lane = lane_of(state, project, ENVIRONMENT)
     start = start_of(mesh, lane, proposal.id, pinned_nodes(state, lane, proposal.change), signer)
     async with asyncio.timeout(LIVE_TIMEOUT_S), asyncio.TaskGroup() as group:
         watches = [group.create_task(promoted(client, stages)) for client in clients]
         await asyncio.sleep(SETTLE_S)
         began_s = time.monotonic()
-        await first.publish("change", PROJECT, encode(proposal.signed))
+        await first.publish("change", project, encode(proposal.signed))
         await first.start(start)
     seen = [watch.result() for watch in watches]
     asked_s = len(clients) * HEALTHY_S
