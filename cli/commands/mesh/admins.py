@@ -170,7 +170,7 @@ def add(output: Output, key: str, recovery: bool, threshold: int | None, context
 @_CONTEXT
 @_YES
 def remove(output: Output, key: str, threshold: int | None, context_name: str | None, yes: bool) -> None:
-    """Take a key out of the admins; what it signed before stays good."""
+    """Take a key out of the admins: what was decided stays, and grants that it signed end until `key renew`."""
     _change(output, context_name, yes, removed=key, threshold=threshold)
 
 
