@@ -49,8 +49,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 MADE_ONCE = {"exists", "key-exists"}
 """Where the first attempt's last step was taken, the second says that it is there: only its answer was lost."""
 
-LOST_ANSWER = 2
-"""Operations that may come after the step that makes it: the sync of its folder, and taking back a note."""
+LOST_ANSWER = 10
+"""Operations that may come after the step that makes it: syncs, taking back a note, and a reminder that is due."""
 
 ELSEWHERE = {
     "mesh create", "mesh join", "mesh restore", "login", "node install",  # test_killed_commands.py
