@@ -22,7 +22,7 @@ from node.errors import ConfigError
 from protocols.changes.change import valid_name
 from protocols.records.sites import valid_site_name
 from runtime.native.choice import Wanted
-from runtime.services.declared_providers import DeclaredProvider, provider_problem
+from runtime.services.declared_providers import DeclaredProvider, ProviderKind, provider_problem
 
 SHARED_FOLDER = Path("/tmp")  # noqa: S108  what is made in it has mode 0700, and is refused if another owns it
 SOCKET_PATH_MAX_BYTES = 103
@@ -53,7 +53,7 @@ class BackupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProviderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A provider that the operator runs, `[provider.NAME]`; its keys are told in runtime/services/declared_providers.py."""
 
-    kind: Literal["redis"]
+    kind: ProviderKind
     url: str
     password_file: str = ""
     ca: str = ""

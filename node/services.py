@@ -141,8 +141,8 @@ def make_services(
     _empty_folders(place)
     secrets = Secrets(core, node_secret_key(read_seed(folder / "node.key")), entropy, mesh.post, system_now)
     fetcher = _fetcher(mesh, artifacts)
-    benches = SmokeBenches(folder / "throwaway", throwaway_folder(runtime), logs.append, ahead=config.smoke_ahead)
-    granted = _networks(core), set(config.provider)
+    benches = _benches(place, logs)
+    granted = _networks(core), {one.name: one.kind for one in config.declared}
     releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, *granted)
     pool = WorkerPool(_pool_settings(place, core.node), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)
@@ -407,6 +407,17 @@ def _pool_settings(place: NodePlace, peer: PeerId) -> PoolSettings:
         ),
         engine=config.engine,
         spans=config.telemetry is not None and config.telemetry.traces > 0,
+        providers_file=place.folder / PROVIDERS_FILE,
+    )
+
+
+def _benches(place: NodePlace, logs: LogStore) -> SmokeBenches:
+    """The workers for smoke checks."""
+    return SmokeBenches(
+        place.folder / "throwaway",
+        throwaway_folder(place.runtime),
+        logs.append,
+        ahead=place.config.smoke_ahead,
         providers_file=place.folder / PROVIDERS_FILE,
     )
 

@@ -246,7 +246,8 @@ class Providers:
     """Where the data of one project lies in one environment; None is what it has not.
 
     `declared` gives a key-value provider that the node's operator declared, by its name, and raises
-    `ProviderError`; where it is None, as for smoke checks, every store lies with the node's own data.
+    `ProviderError`; where it is None, as for smoke checks, every store lies with the node's own data. `declared_sql` does
+    so for databases, and raises `SqlError`.
     """
 
     keyvalue: KeyValueProvider | None = None
@@ -254,6 +255,7 @@ class Providers:
     blobs: BlobProvider | None = None
     queue: QueueProvider | None = None
     declared: Callable[[str], KeyValueProvider] | None = None
+    declared_sql: Callable[[str], SqlProvider] | None = None
 
 
 class LogSink(Protocol):

@@ -122,8 +122,9 @@ async def serving(prepared: PreparedRelease) -> AsyncIterator[Serving]:
             for prepared_release in held:
                 await pool.load(prepared_release.load)
             if prepared.migrating:
-                await pool.load(migration_load(prepared))
-                await ask_migrations(pool, prepared)
+                asked = migration_load(prepared)
+                await pool.load(asked)
+                await ask_migrations(pool, asked)
             paths = _paths(prepared.effective)
             public = [WorkerRoute(None, path, prepared.key, app) for path, app in paths.items()]
             await pool.activate([*public, *(route for entry in held for route in smoke_routes(entry))])

@@ -54,8 +54,8 @@ class App:
     @property
     def keeps_data(self) -> bool:
         """Whether it opens anything that lies on one node."""
-        own = set(self.keyvalue) - self.providers.keys()
-        return bool(own or self.sql or self.blobs or self.publish or self.subscribe)
+        own = {*self.keyvalue, *self.sql} - self.providers.keys()
+        return bool(own or self.blobs or self.publish or self.subscribe)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
         complain((*path, "websocket_origins"), "stands without websocket", 'websocket = "/ws"')
     _mapped(filled, path, complain)
     if filled["migrate"] and not (
-        set(filled["keyvalue"]) - filled["providers"].keys() or filled["sql"] or filled["blobs"]
+        {*filled["keyvalue"], *filled["sql"]} - filled["providers"].keys() or filled["blobs"]
     ):
         complain((*path, "migrate"), "stands without data that lies on a node", 'sql = ["main"]')
     if schedule:
@@ -209,8 +209,14 @@ def _only_scheduled(filled: Values, path: KeyPath, complain: Complain) -> None:
 
 def _mapped(filled: Values, path: KeyPath, complain: Complain) -> None:
     for store in filled["providers"]:
-        if store not in filled["keyvalue"]:
-            complain((*path, "providers", store), "is no key-value store of this app", ", ".join(filled["keyvalue"]))
+        places = [key for key in ("keyvalue", "sql") if store in filled[key]]
+        if not places:
+            allowed = ", ".join((*filled["keyvalue"], *filled["sql"]))
+            complain((*path, "providers", store), "is no key-value store and no database of this app", allowed)
+        elif len(places) > 1:
+            complain(
+                (*path, "providers", store), "is a key-value store and a database of this app; give one another name"
+            )
 
 
 def _private(filled: Values, path: KeyPath, complain: Complain) -> None:

@@ -131,7 +131,7 @@ APP_OVERLAY_FIELDS: Final = (
     Field(
         "providers",
         Named(NAME, NAME),
-        "What a key-value store lies in, of what the nodes' operators declared.",
+        "What a key-value store or a database lies in, of what the nodes' operators declared.",
         default={},
     ),
     Field(

@@ -146,7 +146,7 @@ class Migrations:
     async def _ask_apps(self, prepared: PreparedRelease, data: Path) -> None:
         load = migration_load(prepared)
         async with self._benches.over(data, load, self._providers_file, STATEMENT_MAX_S) as bench:
-            await ask_migrations(bench.pool, prepared)
+            await ask_migrations(bench.pool, load)
 
     def _is_here(self, lane: Lane) -> bool:
         decided = self._core.state.lane(*lane)

@@ -134,11 +134,11 @@ class Releases:
         benches: SmokeBenches,
         secrets: SecretValues,
         networks: Callable[[str], Sequence[str]] = lambda _environment: (),
-        providers: Collection[str] = (),
+        providers: Mapping[str, str] | None = None,
     ) -> None:
         """Take the stores, the workers for smoke checks, what unseals an app's secrets, and what an environment allows.
 
-        `providers` are the names of those that the node's operator declared.
+        `providers` are the kinds of those that the node's operator declared, by their names.
         """
         self._artifacts = artifacts
         self._fetcher = fetcher
@@ -146,7 +146,7 @@ class Releases:
         self._benches = benches
         self._secrets = secrets
         self._networks = networks
-        self._providers = providers
+        self._providers = providers or {}
 
     async def manifest(self, release: bytes) -> Release:
         """Fetch and read a manifest. Raises PreparationError."""
@@ -204,11 +204,8 @@ class Releases:
             problem = schedule_problem(app.schedule) if app.schedule else ""
             if problem:
                 raise PreparationError(f"the schedule of {app.name}, {app.schedule!r}, cannot be run: {problem}")
-            if absent := sorted(set(app.mapped.values()) - set(self._providers)):
-                raise PreparationError(
-                    f"app {app.name} keeps a store in the provider {absent[0]}, which this node does not have;"
-                    f" its operator declares [provider.{absent[0]}] in node.toml"
-                )
+            if problem := _provider_problem(app, self._providers):
+                raise PreparationError(problem)
             try:
                 values = await self._secrets(effective, app, secrets)
             except SealedAwayError as error:
@@ -247,8 +244,9 @@ class Releases:
                 await bench.pool.activate([*smoke_routes(prepared), *_import_routes(prepared)])
                 await _ask_imports(bench.ingress, prepared)
                 if prepared.migrating:
-                    await bench.pool.load(migration_load(prepared))
-                    await ask_migrations(bench.pool, prepared)
+                    asked = migration_load(prepared)
+                    await bench.pool.load(asked)
+                    await ask_migrations(bench.pool, asked)
                 await run_smoke(bench.ingress, prepared)
         except (PoolError, TimeoutError) as error:
             refused = isinstance(
@@ -329,14 +327,14 @@ def migration_load(prepared: PreparedRelease) -> ReleaseLoad:
     return msgspec.structs.replace(prepared.load, key=f"{prepared.key}.migrate", apps=apps)
 
 
-async def ask_migrations(pool: WorkerPool, prepared: PreparedRelease) -> None:
-    """Have each app that does migrate its data, in the order of their names; a pool has loaded `migration_load`.
+async def ask_migrations(pool: WorkerPool, asked: ReleaseLoad) -> None:
+    """Have each app of a `migration_load` that the pool has loaded migrate its data, in the order of their names.
 
     Raises PreparationError with what the app said, PoolError.
     """
-    for load in migration_load(prepared).apps:
+    for load in asked.apps:
         app = load.spec.app
-        answer = await pool.migrate(f"{prepared.key}.migrate", app, timeout_ms=load.spec.timeout_ms)
+        answer = await pool.migrate(asked.key, app, timeout_ms=load.spec.timeout_ms)
         if not 200 <= answer.status < 300:
             said = f":\n{answer.said.strip()}" if answer.said.strip() else ""
             raise PreparationError(f"app {app} did not migrate its data, it answered {answer.status}{said}")
@@ -389,3 +387,20 @@ async def run_smoke(ingress: Path, prepared: PreparedRelease) -> None:
                 )
             if check.contains and check.contains.encode() not in body:
                 raise PreparationError(f"smoke check {check.path} of {check.app} lacks {check.contains!r}")
+
+
+def _provider_problem(app: EffectiveApp, kinds: Mapping[str, str]) -> str:
+    """Return why an app's stores cannot lie in the node's providers, "" if they can."""
+    for store, provider in sorted(app.mapped.items()):
+        if provider not in kinds:
+            return (
+                f"app {app.name} keeps a store in the provider {provider}, which this node does not have;"
+                f" its operator declares [provider.{provider}] in node.toml"
+            )
+        wanted = "postgres" if store in app.sql else "redis"
+        if kinds[provider] != wanted:
+            return (
+                f"app {app.name} keeps {store} in the provider {provider}, which is of kind {kinds[provider]};"
+                f" it needs one of kind {wanted}"
+            )
+    return ""

@@ -53,7 +53,7 @@ class Bench:
     ) -> None:  # fmt: skip
         """Start it; `folder` takes the stores and `sockets`, which has a short path, the sockets.
 
-        With `data` the stores are those of that folder, which stays.
+        With `data` the stores are those of that folder and of the providers, which stay.
         """
         self._thrown_away = Path(tempfile.mkdtemp(prefix="smoke-", dir=folder))
         self._sockets = Path(tempfile.mkdtemp(prefix="smoke-", dir=sockets))
@@ -64,6 +64,7 @@ class Bench:
                 runtime_folder=self._sockets / "run",
                 data_folder=data or self._thrown_away / "data",
                 providers_file=providers_file,
+                thrown_away=data is None,
                 statement_max_s=statement_max_s,
                 build=BUILD,
                 workers=1,
@@ -110,12 +111,16 @@ class Bench:
 class SmokeBenches:
     """Hands out benches; `run` is its life."""
 
-    def __init__(self, folder: Path, sockets: Path, on_said: Callable[[bytes], None], *, ahead: bool = False) -> None:
+    def __init__(
+        self, folder: Path, sockets: Path, on_said: Callable[[bytes], None], *, ahead: bool = False,
+        providers_file: Path | None = None,
+    ) -> None:  # fmt: skip
         """Take where benches keep what they need, and who hears what apps wrote in a run that failed.
 
-        `ahead` keeps one started.
+        `ahead` keeps one started. `providers_file` says in which servers databases of a check are made.
         """
         self._folder, self._sockets, self._on_said, self._ahead = folder, sockets, on_said, ahead
+        self._providers_file = providers_file
         self._tasks: asyncio.TaskGroup | None = None
         self._next: Bench | None = None
         self._last: ReleaseLoad | None = None
@@ -195,11 +200,16 @@ class SmokeBenches:
                 self._on_said(line)
             raise
         finally:
+            if any(app.spec.providers for app in load.apps):  # what it made in a server goes with the release
+                with contextlib.suppress(PoolError, TimeoutError):
+                    await bench.pool.activate(())
+                    await bench.pool.unload(load.key)
             await bench.pool.stop()
 
     def _make(self, **other: Any) -> Bench:
         assert self._tasks is not None, "a bench before run"
-        bench = Bench(self._tasks, self._folder, self._sockets, **other)
+        given = {"providers_file": self._providers_file, **other}
+        bench = Bench(self._tasks, self._folder, self._sockets, **given)
         self._open[bench] = None
         bench.life.add_done_callback(lambda _: self._open.pop(bench))
         return bench

@@ -133,7 +133,10 @@ def _app_facts(app: EffectiveApp, imports: Iterable[str], versions: Mapping[str,
         ("capabilities", app.name, f"opens store {store}"): f"in provider {mapped[store]}" if store in mapped else "yes"
         for store in app.keyvalue
     }
-    facts |= {("capabilities", app.name, f"opens database {name}"): "yes" for name in app.sql}
+    facts |= {
+        ("capabilities", app.name, f"opens database {name}"): f"in provider {mapped[name]}" if name in mapped else "yes"
+        for name in app.sql
+    }
     facts |= {("capabilities", app.name, f"opens container {name}"): "yes" for name in app.blobs}
     publish, subscribe = app.queues
     facts |= {("capabilities", app.name, f"publishes to {name}"): "yes" for name in publish}

@@ -31,8 +31,8 @@ class EffectiveApp(msgspec.Struct, frozen=True):
     `kind` "http" has routes; "command" and "module" run by `schedule` (cron, five fields) or by hand. `config` pairs
     are in ascending order of key; `secrets` are names. `publish` names queues it may put messages into, `subscribe` those
     whose messages it handles, each a POST to `/.freehold/messages/SUBJECT`; one app handles a queue. `providers` are pairs
-    of a key-value store and the operator's provider it lies in, ascending. `migrate`: it is asked to migrate its data, once
-    for a release, by a POST to `/.freehold/migrate`. `websocket` is the path at which it takes
+    of a key-value store or a database and the operator's provider it lies in, ascending. `migrate`: it is asked to migrate
+    its data, once for a release, by a POST to `/.freehold/migrate`. `websocket` is the path at which it takes
     WebSockets, and `websocket_origins` name pages of elsewhere that may open one. `private_networks` are those of whose
     addresses the hosts may be, where the environment allows it. What is not set is not written, so that a configuration
     without it has the digest it had before it was.
@@ -82,14 +82,14 @@ class EffectiveApp(msgspec.Struct, frozen=True):
 
     @property
     def mapped(self) -> dict[str, str]:
-        """What a key-value store lies in, by the store's name; the others lie with the node's own data."""
+        """What a key-value store or a database lies in, by its name; the others lie with the node's own data."""
         return dict(self.providers or ())
 
     @property
     def keeps_data(self) -> bool:
         """Whether it uses an embedded provider, whose data lies on one node."""
-        own = set(self.keyvalue) - self.mapped.keys()
-        return bool(own or self.sql or self.blobs or self.publish or self.subscribe)
+        own = {*self.keyvalue, *self.sql} - self.mapped.keys()
+        return bool(own or self.blobs or self.publish or self.subscribe)
 
 
 def effective_app(written: Any, component: bytes, kind: Literal["http", "command", "module"]) -> EffectiveApp:
@@ -217,8 +217,10 @@ def _data_problem(app: EffectiveApp) -> str | None:
         return f"app {app.name!r} handles messages, but does not answer requests"
     if app.migrates and (app.kind != "http" or not app.keeps_data):
         return f"app {app.name!r} is to migrate data, but keeps none on a node, or does not answer requests"
-    if list(app.providers or ()) != sorted(app.mapped.items()) or not app.mapped.keys() <= set(app.keyvalue):
-        return f"app {app.name!r} has a provider for what is no key-value store of it, or two for one"
+    if list(app.providers or ()) != sorted(app.mapped.items()) or not app.mapped.keys() <= {*app.keyvalue, *app.sql}:
+        return f"app {app.name!r} has a provider for what is no key-value store and no database of it, or two for one"
+    if app.mapped.keys() & set(app.keyvalue) & set(app.sql):
+        return f"app {app.name!r} has a provider for a name that both a key-value store and a database of it bear"
     if not all(map(valid_name, app.mapped.values())):
         return f"app {app.name!r} has a malformed name of a provider"
     return None

@@ -232,7 +232,10 @@ class GuestServices:
             raise SqlError(
                 "SQLITE_AUTH", f"this app may not open the database {name[:60]!r}; grant it in freehold.toml: sql"
             )
-        return self.providers.sql.open(name)
+        declared = self.spec.providers.get(name)
+        if declared is None or self.providers.declared_sql is None:
+            return self.providers.sql.open(name)
+        return self.providers.declared_sql(declared).open(name)
 
     def open_container(self, name: str) -> BlobProvider:
         """Return where a container the app was granted lies; raises `ProviderError`."""

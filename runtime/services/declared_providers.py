@@ -6,6 +6,7 @@ file. Not here: what a provider does (`redis_keyvalue.py`), which store lies in 
 
 from __future__ import annotations
 
+import ipaddress
 import stat
 from pathlib import Path
 from typing import Final, Literal
@@ -17,7 +18,10 @@ PROVIDERS_FILE: Final = "providers.json"
 """What the daemon writes for its workers, mode 0600; it names files of credentials and holds none."""
 
 PASSWORD_MAX_BYTES: Final = 4096
-PORT: Final = 6379
+PORTS: Final = {"redis": 6379, "postgres": 5432}
+
+ProviderKind = Literal["redis", "postgres"]
+"""What is declared: key-value stores may lie in "redis", databases of SQL in "postgres"."""
 
 
 class ProviderUnusableError(Exception):
@@ -25,15 +29,16 @@ class ProviderUnusableError(Exception):
 
 
 class DeclaredProvider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of them: `url` is redis://[USER@]HOST[:PORT][/NUMBER], rediss:// for TLS.
+    """One of them: `url` is redis://[USER@]HOST[:PORT][/NUMBER], rediss:// for TLS; or postgres://USER@HOST[:PORT][/DATABASE].
 
+    PostgreSQL is reached over TLS, but on this machine or where `?sslmode=disable` says so.
     `password_file` holds its credential and nothing else, readable by nobody but the node's user. `ca` is a file of the
     certificates that are trusted, by default the system's. `may_lose` permits one that does not sync what it
     acknowledges: good for caches.
     """
 
     name: str
-    kind: Literal["redis"]
+    kind: ProviderKind
     url: str
     password_file: str = ""
     ca: str = ""
@@ -47,7 +52,7 @@ class DeclaredProvider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def port(self) -> int:
         """Its port."""
-        return urlsplit(self.url).port or PORT
+        return urlsplit(self.url).port or PORTS[self.kind]
 
     @property
     def user(self) -> str:
@@ -57,12 +62,20 @@ class DeclaredProvider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def tls(self) -> bool:
         """Whether it is reached over TLS."""
-        return urlsplit(self.url).scheme == "rediss"
+        parts = urlsplit(self.url)
+        if self.kind == "redis":
+            return parts.scheme == "rediss"
+        return parts.query != PLAIN and (parts.query == SAFE or not _is_here(self.host))
 
     @property
     def database_number(self) -> int:
         """The numbered database."""
         return int(urlsplit(self.url).path.strip("/") or 0)
+
+    @property
+    def database(self) -> str:
+        """The database in which the node's own user makes others."""
+        return urlsplit(self.url).path.strip("/") or "postgres"
 
     def password(self) -> str | None:
         """Read the credential as it is now, None if there is none. Raises ProviderUnusableError."""
@@ -88,15 +101,35 @@ def provider_problem(access: DeclaredProvider) -> str:
     """Return what is wrong with a table `[provider.NAME]` of node.toml, "" if nothing is."""
     try:
         parts = urlsplit(access.url)
-        number = parts.path.strip("/")
-        good = parts.scheme in {"redis", "rediss"} and parts.hostname and (parts.port is None or parts.port > 0)
+        good = bool(parts.hostname) and (parts.port is None or parts.port > 0) and not parts.fragment
     except ValueError:
-        good, number, parts = False, "", urlsplit("")
-    if not good or (number and not number.isdecimal()) or parts.query or parts.fragment:
-        return f"the url of provider.{access.name} is not redis://[USER@]HOST[:PORT][/NUMBER], or rediss:// for TLS"
+        good, parts = False, urlsplit("")
+    path = parts.path.strip("/")
+    if access.kind == "redis":
+        good = good and parts.scheme in {"redis", "rediss"} and not parts.query and (not path or path.isdecimal())
+        form = "redis://[USER@]HOST[:PORT][/NUMBER], or rediss:// for TLS"
+    else:
+        good = good and parts.scheme in {"postgres", "postgresql"} and "/" not in path and bool(parts.username)
+        good = good and parts.query in {"", PLAIN, SAFE}
+        form = f"postgres://USER@HOST[:PORT][/DATABASE], with ?{PLAIN} where there is no TLS"
+    if not good:
+        return f"the url of provider.{access.name} is not {form}"
     if parts.password is not None:
         return f"the url of provider.{access.name} holds a password; put it into a file: password_file"
+    if access.kind == "postgres" and not access.password_file:
+        return f"provider.{access.name} has no password_file; roles of databases get passwords made of its content"
     return ""
+
+
+PLAIN: Final = "sslmode=disable"
+SAFE: Final = "sslmode=verify-full"
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_providers(path: Path) -> dict[str, DeclaredProvider]:

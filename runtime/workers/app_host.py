@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from runtime.messages import AppLoad, JobDone, RunJob
 from runtime.native.plan import NativePlan, NotNative, native_plan
 from runtime.outbound.client import Outbound
 from runtime.outcome import Exited, HostFailed, MemoryRefused, Outcome, Trapped
-from runtime.providers import ProviderError, Providers
+from runtime.providers import ProviderError, Providers, SqlError
 from runtime.sandbox import sandbox
 from runtime.services import freeze
-from runtime.services.declared_providers import ProviderUnusableError, read_providers
+from runtime.services.declared_providers import DeclaredProvider, ProviderUnusableError, read_providers
 from runtime.services.file_blobs import FileBlobs
 from runtime.services.log_sink import AppLog
+from runtime.services.postgres_sql import DATABASE_MAX_BYTES, PostgresSql
 from runtime.services.redis_keyvalue import RedisKeyValue
 from runtime.services.spans import CallSpans
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
@@ -104,33 +105,63 @@ class SandboxApp:
 class LaneProviders:
     """The operator's providers that the stores of one lane lie in, each opened when it is first needed."""
 
-    def __init__(self, providers_file: Path | None, owner: str) -> None:
-        """Take the file that says where they are, None where none is used, and whose stores they are."""
+    def __init__(
+        self, providers_file: Path | None, owner: str, caps: SqlCaps | None = None, *, thrown_away: bool = False
+    ) -> None:
+        """Take the file that says where they are, None where none is used, and whose stores they are.
+
+        What is `thrown_away` are the databases, for a smoke check: `close` removes them.
+        """
         self._providers_file = providers_file
         self._owner = owner
+        self._caps = caps
+        self._thrown_away = thrown_away
         self._lock = threading.Lock()
-        self._open: dict[str, RedisKeyValue] = {}
+        self._open: dict[str, RedisKeyValue | PostgresSql] = {}
         self._closed = False
 
     def open(self, name: str) -> RedisKeyValue:
-        """Return what reaches a provider; raises `ProviderError`."""
+        """Return what reaches a provider of key-value stores; raises `ProviderError`."""
+        found = self._opened(name)
+        if not isinstance(found, RedisKeyValue):
+            raise ProviderError("other", f"the provider {name} has databases and no key-value stores")
+        return found
+
+    def open_sql(self, name: str) -> PostgresSql:
+        """Return what reaches a provider of databases; raises `SqlError`."""
+        try:
+            found = self._opened(name)
+        except ProviderError as error:
+            raise SqlError("SQLITE_CANTOPEN", error.text, retry_after_s=error.retry_after_s) from error
+        if not isinstance(found, PostgresSql):
+            raise SqlError("SQLITE_CANTOPEN", f"the provider {name} has key-value stores and no databases")
+        return found
+
+    def _opened(self, name: str) -> RedisKeyValue | PostgresSql:
         with self._lock:
             if self._closed:
                 raise ProviderError("other", "the store is closed", retry_after_s=freeze.RETRY_AFTER_S)
-            key_value = self._open.get(name)
-            if key_value is None:
-                try:
-                    access = (
-                        read_providers(self._providers_file).get(name) if self._providers_file is not None else None
-                    )
-                except ProviderUnusableError as error:
-                    raise ProviderError("other", str(error)) from error
-                if access is None:
-                    raise ProviderError(
-                        "other", f"this node has no provider {name}; its operator declares it in node.toml"
-                    )
-                key_value = self._open[name] = RedisKeyValue(access, self._owner, _say_restored)
-            return key_value
+            found = self._open.get(name)
+            if found is None:
+                found = self._open[name] = self._made(self._access(name))
+            return found
+
+    def _access(self, name: str) -> DeclaredProvider:
+        try:
+            access = read_providers(self._providers_file).get(name) if self._providers_file is not None else None
+        except ProviderUnusableError as error:
+            raise ProviderError("other", str(error)) from error
+        if access is None:
+            raise ProviderError("other", f"this node has no provider {name}; its operator declares it in node.toml")
+        return access
+
+    def _made(self, access: DeclaredProvider) -> RedisKeyValue | PostgresSql:
+        if access.kind == "redis":
+            return RedisKeyValue(access, self._owner, _say_restored)
+        caps = SqlCaps(database_max_bytes=DATABASE_MAX_BYTES)
+        if self._caps is not None:
+            caps = replace(caps, statement_max_s=self._caps.statement_max_s)
+        return PostgresSql(access, self._owner, _say_restored, caps, thrown_away=self._thrown_away)
 
     def close(self) -> None:
         """Close every connection, for good."""
@@ -173,6 +204,7 @@ class SandboxHost:
     def __init__(self, settings: WorkerSettings) -> None:
         self._data_folder = Path(settings.data_folder)
         self._providers_file = Path(settings.providers_file) if settings.providers_file else None
+        self._thrown_away = settings.thrown_away
         self._sql_caps = SqlCaps(statement_max_s=settings.statement_max_s)
         self._native = settings.choice().module
         self._spans = settings.spans
@@ -208,11 +240,13 @@ class SandboxHost:
                 folder = self._data_folder
                 keyvalue, sql = SqliteKeyValue(folder, stores), SqliteSql(folder, stores, self._sql_caps)
                 blobs, queue = FileBlobs(folder, stores), SqliteQueue(folder, stores)
-                declared = LaneProviders(self._providers_file, stores)
-                box = sandbox.Sandbox(
-                    Providers(keyvalue, sql, blobs, queue, declared.open if self._providers_file is not None else None),
-                    self._outbound,
-                )
+                declared = LaneProviders(self._providers_file, stores, self._sql_caps, thrown_away=self._thrown_away)
+                is_used = self._providers_file is not None
+                given = Providers(
+                    keyvalue, sql, blobs, queue, declared.open if is_used and not self._thrown_away else None,
+                    declared.open_sql if is_used else None,
+                )  # fmt: skip
+                box = sandbox.Sandbox(given, self._outbound)
                 lane_services = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, queue, declared, box)
                 with suppress(ProviderError):  # another time, if it cannot be now
                     blobs.clean()

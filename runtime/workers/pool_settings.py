@@ -24,6 +24,7 @@ class PoolSettings:
     is how long workers serve on without a daemon. `engine` is what serves in them (`runtime/native/choice.py`).
     `providers_file` says where the operator's providers are; without it every store lies in `data_folder`.
     `spans` says that somebody takes spans of what guests ask for.
+    What is `thrown_away` is written for a smoke check: in a provider only databases, each new and removed at the end.
     `statement_max_s` is how long one statement of an app's SQL may take, `peer` the node's id in its mesh.
     """
 
@@ -44,6 +45,7 @@ class PoolSettings:
     engine: Wanted = "python"
     spans: bool = False
     providers_file: Path | None = None
+    thrown_away: bool = False
     statement_max_s: float = STATEMENT_MAX_S
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "runtime.workers.worker")
 
@@ -67,6 +69,7 @@ class PoolSettings:
             engine=self.engine,
             spans=self.spans,
             providers_file=str(self.providers_file or ""),
+            thrown_away=self.thrown_away,
             statement_max_s=self.statement_max_s,
             orphan_limit_s=self.orphan_limit_s,
             drain_grace_s=self.drain_grace_ms / 1000,

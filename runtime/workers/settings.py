@@ -36,6 +36,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     listeners: tuple[str, ...]
     peer: str = ""
     providers_file: str = ""
+    thrown_away: bool = False
+    """Whether what its apps write is for a smoke check alone."""
+
     statement_max_s: float = STATEMENT_MAX_S
     certificates: str = ""
     shares_certificates: bool = False

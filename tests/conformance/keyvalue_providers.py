@@ -1,14 +1,13 @@
-"""What every provider of key-value stores is held to: the table in docs/reference/providers.md is made from this.
+"""What every provider of key-value stores is held to: a table in docs/reference/providers.md is made from this.
 
 A capability is a check over providers that share their data as workers do. `LACKS` says what one declares not to have; the
-check must then fail. `python -m tests.conformance.keyvalue_providers` writes the page.
+check must then fail.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from runtime.providers import Bucket, KeyValueProvider, ProviderError
 from runtime.services.sqlite_keyvalue import StoreCaps
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "providers.md"
 SMALL: Final = StoreCaps(key_max_bytes=8, value_max_bytes=16, store_max_bytes=64, page_max_keys=3, batch_max_keys=4)
 
 Make = Callable[[str, StoreCaps | None], KeyValueProvider]
@@ -181,23 +179,3 @@ CAPABILITIES: Final[Mapping[str, Callable[[Make], None]]] = {
 PROVIDERS: Final = {"embedded": "embedded (SQLite)", "redis": "Valkey, Redis (6.2 or newer)"}
 LACKS: Final[frozenset[tuple[str, str]]] = frozenset()
 """Pairs of provider and capability that are declared not to be there."""
-
-
-def page() -> str:
-    """Return the page of the reference."""
-    lines = [
-        "# Providers of key-value stores",
-        "",
-        "Made from the conformance suite by `python -m tests.conformance.keyvalue_providers`; each cell is a check that ran.",
-        "",
-        f"| capability | {' | '.join(PROVIDERS.values())} |",
-        f"|---|{'---|' * len(PROVIDERS)}",
-    ]
-    for name, check in CAPABILITIES.items():
-        cells = ["no" if (provider, name) in LACKS else "yes" for provider in PROVIDERS]
-        lines.append(f"| {check.__doc__} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())

@@ -10,7 +10,8 @@ import pytest
 from runtime.providers import KeyValueProvider
 from runtime.services.redis_keyvalue import RedisKeyValue
 from runtime.services.sqlite_keyvalue import SqliteKeyValue, StoreCaps
-from tests.conformance.keyvalue_providers import CAPABILITIES, HOSTILE_KEYS, LACKS, NEAR, PAGE, PROVIDERS, Make, page
+from tests.conformance.keyvalue_providers import CAPABILITIES, HOSTILE_KEYS, LACKS, NEAR, PROVIDERS, Make
+from tests.conformance.providers_page import PAGE, page
 from tests.support.runtime.redis_server import BINARY, RedisServer
 
 
@@ -64,4 +65,4 @@ def test_at_least_two_hundred_attempts_to_reach_another_tenant() -> None:
 
 
 def test_the_page_is_the_suite() -> None:
-    assert PAGE.read_text() == page(), "python -m tests.conformance.keyvalue_providers writes it anew"
+    assert PAGE.read_text() == page(), "python -m tests.conformance.providers_page writes it anew"

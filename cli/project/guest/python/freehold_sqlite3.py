@@ -106,8 +106,8 @@ class _Remote:
 
         try:
             self.in_transaction = self._database.execute("SELECT 1", _binding.Parameters_Positional([])).in_transaction
-        except Err:
-            self.in_transaction = False
+        except Err as error:
+            self.in_transaction = error.value.code == "SQLITE_ABORT"  # it waits for its ROLLBACK
 
     def _parameters(self, parameters):
         if isinstance(parameters, dict):

@@ -48,6 +48,15 @@ def test_a_provider_is_of_a_store_of_the_app() -> None:
     assert "malformed name of a provider" in problem(app(keyvalue=("a",), providers=(("a", "../etc"),)))
 
 
+def test_a_provider_may_be_of_a_database() -> None:
+    mapped = (("a", "main"),)
+    assert problem(app(sql=("a",), providers=mapped)) == ""
+    assert "both a key-value store and a database" in problem(app(keyvalue=("a",), sql=("a",), providers=mapped))
+    assert "no key-value store and no database" in problem(app(blobs=("a",), providers=mapped))
+    assert not app(sql=("a",), providers=mapped).keeps_data
+    assert app(sql=("a", "b"), providers=mapped).keeps_data
+
+
 def test_only_stores_of_the_node_keep_a_lane_on_one_node() -> None:
     mapped = (("a", "main"),)
     assert not app(keyvalue=("a",), providers=mapped).keeps_data
