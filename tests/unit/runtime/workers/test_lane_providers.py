@@ -9,9 +9,10 @@ import pytest
 from node.config import NodeConfig, ProviderConfig, read_config, write_config
 from node.errors import ConfigError
 from runtime.engine.guest import GuestServices
-from runtime.providers import ProviderError, Providers
+from runtime.providers import ProviderError, Providers, SqlError
 from runtime.services.declared_providers import PROVIDERS_FILE, read_providers, write_providers
 from runtime.services.sqlite_keyvalue import SqliteKeyValue
+from runtime.services.sqlite_sql import SqliteSql
 from runtime.spec import AppSpec
 from runtime.workers.app_host import LaneProviders
 from tests.support.runtime.redis_server import RedisServer, needs_redis
@@ -80,3 +81,48 @@ def test_tables_of_providers_are_read_and_judged(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             read_config(tmp_path)
     assert read_providers(tmp_path / "absent.json") == {}
+
+
+def test_a_provider_holds_what_its_kind_can(tmp_path: Path) -> None:
+    file = tmp_path / PROVIDERS_FILE
+    tables = {
+        "cache": ProviderConfig("redis", "redis://127.0.0.1:1"),
+        "pg": ProviderConfig("postgres", "postgres://apps@127.0.0.1:1", str(tmp_path / "absent")),
+    }
+    write_providers(file, NodeConfig("a", provider=tables).declared)
+    lane = LaneProviders(file, "shop/production")
+    with pytest.raises(ProviderError, match="pg has databases and no key-value stores"):
+        lane.open("pg")
+    with pytest.raises(SqlError, match="cache has key-value stores and no databases"):
+        lane.open_sql("cache")
+    with pytest.raises(SqlError, match="this node has no provider other"):
+        lane.open_sql("other")
+    with pytest.raises(SqlError, match="the credential of pg cannot be read"):
+        lane.open_sql("pg").open("main").execute("SELECT 1")
+    lane.close()
+    with pytest.raises(SqlError, match="closed"):
+        lane.open_sql("pg")
+
+
+def test_only_a_database_that_is_mapped_leaves_the_node(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def declared_sql(name: str) -> SqliteSql:
+        asked.append(name)
+        return SqliteSql(tmp_path / "server", "shop/production")
+
+    spec = AppSpec(
+        "shop", "web", "r1", tmp_path, "", sql=("own", "mapped"), stores="shop/production", providers={"mapped": "pg"}
+    )
+    own = SqliteSql(tmp_path / "node", "shop/production")
+    given = GuestServices(spec, Silent(), Providers(sql=own, declared_sql=declared_sql), None)
+    given.open_database("mapped").execute("CREATE TABLE n (x INTEGER)")
+    with pytest.raises(SqlError, match="no such table"):
+        given.open_database("own").execute("SELECT x FROM n")
+    assert asked == ["pg"]
+    with pytest.raises(SqlError) as refusal:
+        given.open_database("pg")
+    assert refusal.value.code == "SQLITE_AUTH"
+    checked = GuestServices(spec, Silent(), Providers(sql=own), None)
+    with pytest.raises(SqlError, match="no such table"):
+        checked.open_database("mapped").execute("SELECT x FROM n")
