@@ -17,7 +17,7 @@ from runtime.services.declared_providers import DeclaredProvider, ProviderUnusab
 from runtime.services.postgres_link import ExchangeBounds, Login, PostgresLink, ServerRefusedError, scram_verifier
 
 MAKE_MAX_S: Final = 20.0
-"""For making a database, which copies and syncs some 7 MB."""
+"""For all of making a database, which copies and syncs some 7 MB."""
 
 VERSION_LEAST: Final = 15
 """The oldest that its makers looked after when this was written."""
@@ -65,18 +65,19 @@ def make(access: DeclaredProvider, place: str) -> None:
     """
     password = credential(access)
     verifier = scram_verifier(role_password(password, place))
-    link = _as_the_node(access, password)
+    end_s = time.monotonic() + MAKE_MAX_S
+    link = _as_the_node(access, password, end_s)
     try:
-        _say(link, f"SELECT pg_catalog.pg_advisory_lock({_TURN})")
+        _say(link, end_s, f"SELECT pg_catalog.pg_advisory_lock({_TURN})")
         rights = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-        verb = "ALTER" if _has(link, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1", place) else "CREATE"
-        _say(link, f"{verb} ROLE \"{place}\" LOGIN {'' if verb == 'ALTER' else rights} PASSWORD '{verifier}'")
-        if not _has(link, "SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1", place):
-            _say(link, f'GRANT "{place}" TO CURRENT_USER')  # to own what another one owns
-            _say(link, f'CREATE DATABASE "{place}" OWNER "{place}" TEMPLATE template0 ENCODING \'UTF8\'')
-        _say(link, f'REVOKE ALL ON DATABASE "{place}" FROM PUBLIC')
+        verb = "ALTER" if _has(link, end_s, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1", place) else "CREATE"
+        _say(link, end_s, f"{verb} ROLE \"{place}\" LOGIN {'' if verb == 'ALTER' else rights} PASSWORD '{verifier}'")
+        if not _has(link, end_s, "SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1", place):
+            _say(link, end_s, f'GRANT "{place}" TO CURRENT_USER')  # to own what another one owns
+            _say(link, end_s, f'CREATE DATABASE "{place}" OWNER "{place}" TEMPLATE template0 ENCODING \'UTF8\'')
+        _say(link, end_s, f'REVOKE ALL ON DATABASE "{place}" FROM PUBLIC')
         if place.startswith(THROWN_AWAY):
-            _sweep(link)
+            _sweep(link, end_s)
     except ServerRefusedError as error:
         if error.state == "42501":
             user = access.user
@@ -90,47 +91,44 @@ def make(access: DeclaredProvider, place: str) -> None:
 
 def throw_away(access: DeclaredProvider, place: str) -> None:
     """Remove a database and its role, with all that is in it. Raises as `make`."""
-    link = _as_the_node(access, credential(access))
+    end_s = time.monotonic() + MAKE_MAX_S
+    link = _as_the_node(access, credential(access), end_s)
     try:
-        _drop(link, place)
+        _drop(link, end_s, place)
     finally:
         link.shut()
 
 
-def _sweep(link: PostgresLink) -> None:
+def _sweep(link: PostgresLink, end_s: float) -> None:
     """Remove what was thrown away by who did not live to do it."""
     asked = "SELECT datname FROM pg_catalog.pg_database WHERE datname LIKE $1"
-    for (found,) in link.ask(asked, (f"{THROWN_AWAY}%",), _bounds()).rows:
+    for (found,) in link.ask(asked, (f"{THROWN_AWAY}%",), ExchangeBounds(end_s)).rows:
         name = str(found)
         made = name.removeprefix(THROWN_AWAY).partition("_")[0]
         if all(one in "0123456789abcdef" for one in made) and made and int(made, 16) < time.time() - KEPT_S:
-            _drop(link, name)
+            _drop(link, end_s, name)
 
 
-def _drop(link: PostgresLink, place: str) -> None:
-    _say(link, f'DROP DATABASE IF EXISTS "{place}" WITH (FORCE)')
-    _say(link, f'DROP ROLE IF EXISTS "{place}"')
+def _drop(link: PostgresLink, end_s: float, place: str) -> None:
+    _say(link, end_s, f'DROP DATABASE IF EXISTS "{place}" WITH (FORCE)')
+    _say(link, end_s, f'DROP ROLE IF EXISTS "{place}"')
 
 
-def _as_the_node(access: DeclaredProvider, password: str) -> PostgresLink:
+def _as_the_node(access: DeclaredProvider, password: str, end_s: float) -> PostgresLink:
     try:
-        return PostgresLink(access, Login(access.user, password, access.database, _MAKING), _bounds())
+        return PostgresLink(access, Login(access.user, password, access.database, _MAKING), ExchangeBounds(end_s))
     except ServerRefusedError as error:
         if error.state in LOGIN_REFUSED:
             raise ProviderUnusableError(f"the provider {access.name} refused this node's credential") from error
         raise
 
 
-def _bounds() -> ExchangeBounds:
-    return ExchangeBounds(time.monotonic() + MAKE_MAX_S)
+def _say(link: PostgresLink, end_s: float, statement: str) -> None:
+    link.ask(statement, (), ExchangeBounds(end_s))
 
 
-def _say(link: PostgresLink, statement: str) -> None:
-    link.ask(statement, (), _bounds())
-
-
-def _has(link: PostgresLink, statement: str, place: str) -> bool:
-    return bool(link.ask(statement, (place,), _bounds()).rows)
+def _has(link: PostgresLink, end_s: float, statement: str, place: str) -> bool:
+    return bool(link.ask(statement, (place,), ExchangeBounds(end_s)).rows)
 
 
 def check_server(link: PostgresLink) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -441,3 +443,43 @@ def test_an_address_that_cannot_be_is_refused_at_the_start(url: str, said: str) 
         assert provider_problem(declared) == ""
         assert declared.tls == tls
     assert "no password_file" in provider_problem(DeclaredProvider("main", "postgres", "postgres://apps@host"))
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    folder.mkdir()
+    key, cert = folder / "server.key", folder / "server.crt"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-keyout", key, "-out", cert, "-subj", "/CN=test", "-addext", f"subjectAltName={name}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on this machine")
+def test_over_tls_the_server_is_known_or_nothing_is_said(
+    server: PostgresServer, password: Path, tmp_path: Path
+) -> None:
+    def failed(url: str, ca: Path) -> str:
+        provider = PostgresSql(DeclaredProvider("main", "postgres", url, str(password), str(ca)), OWNER, pytest.fail)
+        try:
+            return failure(lambda: provider.open("main").execute("SELECT 1")).text
+        finally:
+            provider.close()
+
+    good, key = certificate(tmp_path / "good", "IP:127.0.0.1")
+    stranger, _ = certificate(tmp_path / "stranger", "IP:127.0.0.1")
+    safe = f"{server.url}?sslmode=verify-full"
+    assert "has no TLS" in failed(safe, good)
+    server.give_certificate(good, key)
+    assert "cannot be trusted" in failed(safe, stranger)
+    assert "cannot be trusted" in failed(safe.replace("127.0.0.1", "localhost"), good), "another name"
+    provider = PostgresSql(DeclaredProvider("main", "postgres", safe, str(password), str(good)), OWNER, pytest.fail)
+    database = provider.open("main")
+    asked = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    assert database.execute(asked).rows == ((1,),)
+    database.rollback()
+    assert database.execute("SELECT length(repeat('x', 500000)), repeat('x', 500000)").rows[0][0] == 500_000
+    began_s = time.monotonic()
+    assert failure(lambda: database.execute("SELECT pg_sleep(4)", deadline_s=began_s + 0.5)).code == "SQLITE_INTERRUPT"
+    provider.close()

@@ -109,6 +109,17 @@ class PostgresServer:
             for path in (self.data, *self.data.rglob("*")):
                 shutil.chown(path, self._other, self._other)
 
+    def give_certificate(self, cert: Path, key: Path) -> None:
+        """Have it speak TLS with these."""
+        for given, name in ((cert, "server.crt"), (key, "server.key")):
+            path = self.data / name
+            shutil.copy(given, path)
+            path.chmod(0o600)
+            if self._other:
+                shutil.chown(path, self._other, self._other)
+        self.say("ALTER SYSTEM SET ssl = on")
+        self.say("SELECT pg_reload_conf()")
+
     def say(self, statement: str, database: str = "postgres") -> str:
         """Run a statement as the server's owner, who may everything."""
         done = subprocess.run(
