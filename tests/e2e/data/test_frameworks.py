@@ -1,0 +1,112 @@
+"""Frameworks with their data in the app's SQLite on real nodes: migrated, moved and rolled back, and nothing is lost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.mesh import django_app
+from tests.support.mesh.nodes import Fleet, Machine, until
+from tests.support.mesh.python_app import PythonApp, solo
+from tests.support.runtime.projects import CACHE, own_cache
+
+SETTINGS = 'sql = ["main"]\nmigrate = true\ntimeout = "60s"\nmemory_max = "1GiB"\n'
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Machine]]:
+    folder = Path(tempfile.mkdtemp(prefix="fh-"))  # sockets have short names
+    fleet = Fleet(folder, CACHE / "compiled")  # one compilation for all: Django is large
+    try:
+        with own_cache():
+            solo(fleet, "site")
+            yield fleet.grow(3, "--role", "voter", "--role", "worker")
+    finally:
+        fleet.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Browser:
+    """A visitor of one node's ingress who keeps cookies."""
+
+    def __init__(self, node: Machine, host: str) -> None:
+        self.host, self.port = node.ingress.rsplit(":", 1)
+        self.site, self.cookies = host, SimpleCookie()
+
+    def ask(self, method: str, path: str, form: dict[str, str] | None = None) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self.host, int(self.port), timeout=60)
+        sent = "; ".join(f"{name}={one.value}" for name, one in self.cookies.items())
+        fields = {"Host": self.site, "Cookie": sent, "Content-Type": "application/x-www-form-urlencoded"}
+        connection.request(method, path, urllib.parse.urlencode(form or {}) if form else None, fields)
+        answer = connection.getresponse()
+        for one in answer.msg.get_all("set-cookie") or ():
+            self.cookies.load(one)
+        body = answer.read().decode()
+        connection.close()
+        return answer.status, body
+
+
+def said(app: PythonApp, node: Machine) -> dict[str, Any]:
+    status, body = app.get(node, "/", 60.0)
+    assert status == 200, (status, body, node.log.read_text()[-2_000:])
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def holder(nodes: list[Machine]) -> tuple[Machine, Machine]:
+    """The node that holds the data, and another."""
+    name = nodes[0].ok("data", "list")["data"][0]["node"]
+    here = next(one for one in nodes if one.status()["node"] == name)
+    return here, next(one for one in nodes if one is not here)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_django_with_its_admin_and_migrations(nodes: list[Machine], tmp_path: Path) -> None:
+    one = nodes[0]
+    app = PythonApp(tmp_path, "site", language="wsgi", rest=SETTINGS)
+    app.write(django_app.FILES)
+    app.deployed(one)
+    assert said(app, one)["applied"] == ["0001_initial"]
+    assert said(app, one)["all"] > 15, "those of its own apps too"
+    for text in ("first", "second"):
+        assert app.get(one, f"/add?text={text}", 60.0)[0] == 200
+
+    ada = Browser(nodes[1], app.host)
+    status, page = ada.ask("GET", "/admin/login/?next=/admin/")
+    assert (status, "Log in" in page) == (200, True)
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)
+    assert token is not None
+    form = {"csrfmiddlewaretoken": token[1], "username": "ada", "password": "lovelace", "next": "/admin/"}
+    assert ada.ask("POST", "/admin/login/?next=/admin/", form)[0] == 302
+    status, page = ada.ask("GET", "/admin/notes/note/")
+    assert (status, "2 notes" in page) == (200, True), page[-2_000:]
+
+    app.write(django_app.NEXT)
+    app.deployed(one)
+    after = said(app, one)
+    assert (after["applied"], after["notes"]) == (["0001_initial", "0002_author"], 2)
+    assert "author" in after["fields"]
+    assert ada.ask("GET", "/admin/notes/note/")[0] == 200, "her session is in the data"
+
+    here, there = holder(nodes)
+    one.typed_ok("data", "move", "site", "--to", there.name, "-y")
+    assert holder(nodes)[0] is not here
+    until(lambda: app.get(here, "/", 60.0)[0] == 200, 60, "the app where its data went")
+    assert said(app, here)["notes"] == 2
+    assert app.get(here, "/add?text=third", 60.0)[0] == 200
+
+    assert one.run("rollback", "-m", "to see it", "--project", "site").code == 0
+    until(lambda: app.get(one, "/", 60.0)[0] == 200 and "author" not in said(app, one)["fields"], 60, "the rollback")
+    assert app.get(one, "/add?text=fourth", 60.0)[0] == 200, "it lives with the data as the next release migrated it"
+    assert said(app, one)["notes"] == 4
