@@ -42,7 +42,7 @@ _PRAGMAS_READ: Final = _words("""
 """)
 _PRAGMAS_SET: Final = _words("""
     foreign_keys defer_foreign_keys user_version application_id legacy_alter_table recursive_triggers
-    case_sensitive_like ignore_check_constraints reverse_unordered_selects query_only
+    case_sensitive_like ignore_check_constraints reverse_unordered_selects query_only read_uncommitted
 """)
 _PRAGMAS_WITHOUT_EFFECT: Final = _words("""
     synchronous journal_mode busy_timeout cache_size cache_spill temp_store mmap_size locking_mode optimize

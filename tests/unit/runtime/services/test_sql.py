@@ -357,3 +357,13 @@ def test_memory_of_all_sql_has_a_limit() -> None:
 
     SqliteSql(Path("/nonexistent"), "p")
     assert apsw.hard_heap_limit(-1) == sqlite_sql.HEAP_MAX_BYTES
+
+
+def test_what_sqlalchemy_asks_when_it_connects_is_answered(provider: SqliteSql, main: SqliteConnection) -> None:
+    other = provider.open("main")
+    assert main.execute("PRAGMA read_uncommitted").rows == ((0,),)
+    main.execute("CREATE TABLE n (x INTEGER)")
+    other.execute("PRAGMA read_uncommitted = 1")
+    main.execute("BEGIN IMMEDIATE")
+    main.execute("INSERT INTO n VALUES (1)")
+    assert other.execute("SELECT count(*) FROM n").rows == ((0,),), "no cache is shared, so nothing uncommitted is read"
