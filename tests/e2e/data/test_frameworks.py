@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.mesh import django_app
+from tests.support.mesh import alembic_app, django_app
 from tests.support.mesh.nodes import Fleet, Machine, until
 from tests.support.mesh.python_app import PythonApp, solo
 from tests.support.runtime.projects import CACHE, own_cache
@@ -29,7 +29,7 @@ def nodes() -> Iterator[list[Machine]]:
     fleet = Fleet(folder, CACHE / "compiled")  # one compilation for all: Django is large
     try:
         with own_cache():
-            solo(fleet, "site")
+            solo(fleet, "site", "blog")
             yield fleet.grow(3, "--role", "voter", "--role", "worker")
     finally:
         fleet.close()
@@ -110,3 +110,25 @@ def test_django_with_its_admin_and_migrations(nodes: list[Machine], tmp_path: Pa
     until(lambda: app.get(one, "/", 60.0)[0] == 200 and "author" not in said(app, one)["fields"], 60, "the rollback")
     assert app.get(one, "/add?text=fourth", 60.0)[0] == 200, "it lives with the data as the next release migrated it"
     assert said(app, one)["notes"] == 4
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_flask_with_sqlalchemy_and_alembic(nodes: list[Machine], tmp_path: Path) -> None:
+    one = nodes[0]
+    app = PythonApp(tmp_path, "blog", language="wsgi", rest=SETTINGS)
+    app.write(alembic_app.FILES)
+    app.deployed(one)
+    assert said(app, one) == {"titles": [], "columns": ["id", "title"], "knows": ["id", "title"]}
+    for title in ("first", "second"):
+        assert app.get(one, f"/add?title={title}", 60.0)[0] == 200
+    app.write(alembic_app.NEXT)
+    app.deployed(one)
+    assert said(app, one) == {
+        "titles": ["first", "second"], "columns": ["id", "likes", "title"], "knows": ["id", "likes", "title"],
+    }  # fmt: skip
+    assert app.get(nodes[1], "/add?title=third", 60.0)[0] == 200
+    assert one.run("rollback", "-m", "to see it", "--project", "blog").code == 0
+    until(lambda: said(app, one)["knows"] == ["id", "title"], 60, "the rollback")
+    assert app.get(one, "/add?title=fourth", 60.0)[0] == 200, "it lives with the data as the next release migrated it"
+    assert said(app, nodes[2])["titles"] == ["first", "second", "third", "fourth"]
