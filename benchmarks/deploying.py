@@ -140,12 +140,12 @@ def write_project(
 async def release(clients: list[NodeClient], signer: Ed25519Signer, folder: Path, stages: int) -> Went:
     """Deploy what lies in the folder; return when every node holds the last promotion."""
     text = (folder / "freehold.toml").read_text()
-    found = open_project(folder)
-    project = found.project.name
-    bundle = await asyncio.to_thread(build_project, found.project, text, folder, Quiet())
+    project = open_project(folder)
+    project = project.project.name
+    bundle = await asyncio.to_thread(build_project, project.project, text, folder, Quiet())
     first, mesh = clients[0], await clients[0].mesh()
     state = await first.state()
-    offered = built_here(found, bundle, signer.public_key)
+    offered = built_here(project, bundle, signer.public_key)
     proposal = make_proposal(state, mesh, offered, environment=ENVIRONMENT, request="a measurement", signer=signer)
     await claim_missing_routes(first, lane_of(state, project, ENVIRONMENT), proposal.change.routes, signer)
     await upload(first, proposal)

@@ -88,7 +88,7 @@ def _in_words(every_s: float) -> str:
 
 
 def _confirmed(machine: Machine) -> int:
-    return sum(one["confirmed"] and one["connected"] for one in machine.members().values())
+    return sum(member["confirmed"] and member["connected"] for member in machine.members().values())
 
 
 # --- the first paint ----------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def _cost(browser: Browser, page: Page, pids: dict[str, int], for_s: float) -> d
     """The share of a core, in percent, of the browser's pages and of these processes."""
 
     def now() -> dict[str, float]:
-        metrics = {one["name"]: one["value"] for one in page.call("Performance.getMetrics")["metrics"]}
+        metrics = {metric["name"]: metric["value"] for metric in page.call("Performance.getMetrics")["metrics"]}
         return {
             "page": sum(_renderers(browser).values()), "tasks": metrics["TaskDuration"],
             **{name: threads_cpu_s(pid) for name, pid in pids.items()},
@@ -212,13 +212,13 @@ def _cost(browser: Browser, page: Page, pids: dict[str, int], for_s: float) -> d
 
 def _renderers(browser: Browser) -> dict[int, float]:
     """Processor time of each page process of a browser."""
-    found = {}
+    shares = {}
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             words = (folder / "cmdline").read_bytes()
             if b"--type=renderer" in words and os.getpgid(int(folder.name)) == browser.pid:
-                found[int(folder.name)] = threads_cpu_s(int(folder.name))
-    return found
+                shares[int(folder.name)] = threads_cpu_s(int(folder.name))
+    return shares
 
 
 def _watched(

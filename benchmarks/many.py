@@ -84,7 +84,7 @@ def _releases(machine: fleet.Machine, count: int) -> Iterator[Row]:
 
 
 def _deploys(what: str, went: list[Went]) -> Iterator[Row]:
-    overheads = [one.live_s - one.asked_s for one in went]
+    overheads = [deploy.live_s - deploy.asked_s for deploy in went]
     first, last = median(overheads[:COMPARED]), median(overheads[-COMPARED:])
     note = f"medians of {COMPARED}: {last * 1000:.0f} ms, the first {first * 1000:.0f} ms"
     yield at_most(f"{what}: deploy, beside the first", round(last / first, 2), "x", LATER_AIM, note=note)
@@ -98,10 +98,10 @@ async def _deploy(machine: fleet.Machine, projects: list[str], first: int = 0) -
         async with fleet.clients([machine]) as clients:
             for number, project in enumerate(projects, first):
                 state = await clients[0].state()
-                if ENVIRONMENT not in {one.name for one in state.environments}:
+                if ENVIRONMENT not in {environment.name for environment in state.environments}:
                     await clients[0].decide(signer, CreateEnvironment(ENVIRONMENT), expect=state.sequence)
                     state = await clients[0].state()
-                if project not in {one.name for one in state.projects}:
+                if project not in {entry.name for entry in state.projects}:
                     await clients[0].decide(signer, CreateProject(project, ("bench",)), expect=state.sequence)
                 write_project(folder, list(ANSWERS)[number % 2], number, STAGES, project, f"{project}.test")
                 went.append(await release(clients, signer, folder, len(STAGES)))

@@ -142,7 +142,7 @@ def make_services(
     secrets = Secrets(core, node_secret_key(read_seed(folder / "node.key")), entropy, mesh.post, system_now)
     fetcher = _fetcher(mesh, artifacts)
     benches = _benches(place, logs)
-    granted = _networks(core), {one.name: one.kind for one in config.declared}
+    granted = _networks(core), {provider.name: provider.kind for provider in config.declared}
     releases = Releases(artifacts, fetcher, _compile_cache(place), benches, secrets.values, *granted)
     pool = WorkerPool(_pool_settings(place, core.node), on_logs=logs.take_batch, restore=releases.restore)
     smoke_witness = SmokeWitness(core, artifacts, signer, mesh.post, system_now)

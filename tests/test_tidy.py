@@ -164,13 +164,13 @@ def led_on(text: str) -> list[str]:
         ast.unparse(call)
         for call in opened
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in verbs
-        if not any(one.arg == "allow_redirects" for one in call.keywords)
+        if not any(keyword.arg == "allow_redirects" for keyword in call.keywords)
     ]
 
 
 def test_no_request_goes_where_an_answer_leads_it() -> None:
-    found = {str(path.relative_to(ROOT)): led_on(path.read_text()) for path in source_files()}
-    assert {name: calls for name, calls in found.items() if calls}.keys() == LED_ON.keys()
+    led = {str(path.relative_to(ROOT)): led_on(path.read_text()) for path in source_files()}
+    assert {name: calls for name, calls in led.items() if calls}.keys() == LED_ON.keys()
     near = "async with session.{}:\n    ..."
     assert led_on(near.format("post(url, data=b)")) == ["session.post(url, data=b)"]
     assert led_on(near.format("get(url, allow_redirects=False)")) == []

@@ -37,8 +37,10 @@ def read_paper(text: str, mesh: bytes) -> tuple[Cosigned, UpgradePaper | DataMan
         said: UpgradePaper | DataMandate = decode(paper.payload, UpgradePaper | DataMandate)
     except (DecodeError, ValueError, binascii.Error):
         raise UsageError("the paper is damaged or cut off", next_step=STEP, kind="paper") from None
-    for one in paper.signatures:
-        if not verify(Ed25519Verifier(), domain_of(said), mesh, Signed(paper.payload, one.key, one.signature)):
+    for signature in paper.signatures:
+        if not verify(
+            Ed25519Verifier(), domain_of(said), mesh, Signed(paper.payload, signature.key, signature.signature)
+        ):
             raise UsageError("a signature of the paper is not good in this mesh", next_step=STEP, kind="paper")
     return paper, said
 

@@ -148,9 +148,11 @@ def _app(name: str, values: Values, path: KeyPath, complain: Complain) -> App:
     if schedule:
         _scheduled(language, schedule, (*path, "schedule"), complain)
     for index, route in enumerate(routes):
-        kept = next((one for one in RESERVED_PREFIXES if "/" in route and _lies_below(_path_of(route), one)), None)
-        if kept is not None:
-            complain((*path, "routes", index), "is reserved", f"any path not under {kept}")
+        reserved = next(
+            (prefix for prefix in RESERVED_PREFIXES if "/" in route and _lies_below(_path_of(route), prefix)), None
+        )
+        if reserved is not None:
+            complain((*path, "routes", index), "is reserved", f"any path not under {reserved}")
     _private(filled, path, complain)
     good = [entry for entry in filled["private_networks"] if network_problem(entry) is None]
     _reachable(filled["allow_hosts"], good, (*path, "allow_hosts"), complain)

@@ -208,8 +208,8 @@ class SmokeBenches:
 
     def _make(self, **other: Any) -> Bench:
         assert self._tasks is not None, "a bench before run"
-        given = {"providers_file": self._providers_file, **other}
-        bench = Bench(self._tasks, self._folder, self._sockets, **given)
+        settings = {"providers_file": self._providers_file, **other}
+        bench = Bench(self._tasks, self._folder, self._sockets, **settings)
         self._open[bench] = None
         bench.life.add_done_callback(lambda _: self._open.pop(bench))
         return bench

@@ -41,7 +41,7 @@ class Cosigned(msgspec.Struct, frozen=True, array_like=True):
     @property
     def keys(self) -> frozenset[bytes]:
         """Who is said to have signed, each once."""
-        return frozenset((self.key, *(one.key for one in self.more)))
+        return frozenset((self.key, *(cosigner.key for cosigner in self.more)))
 
 
 def begin_cosigning(signer: Signer, domain: str, mesh: bytes, value: Any) -> Cosigned:
@@ -69,8 +69,8 @@ def require_admins(
         raise DecodeError(f"a paper has at most {COSIGNATURES_MAX} signatures more")
     if paper.key not in admins:
         raise DecodeError("the key that signed it is no admin's")
-    for one in paper.signatures:
-        if not verify(verifier, domain, mesh, Signed(paper.payload, one.key, one.signature)):
+    for signature in paper.signatures:
+        if not verify(verifier, domain, mesh, Signed(paper.payload, signature.key, signature.signature)):
             raise DecodeError(f"signature does not verify for {domain}")
     count = len(paper.keys & frozenset(admins))
     if count < threshold:

@@ -29,9 +29,9 @@ def spanned(function: Callable[..., Any], system: str, item: str) -> Callable[..
             return function(guest, *arguments)
         began_ns, failed = time.time_ns(), "stopped"
         try:
-            found = function(guest, *arguments)
-            failed = _reason(found) if isinstance(found, Err) else ""
-            return found
+            outcome = function(guest, *arguments)
+            failed = _reason(outcome) if isinstance(outcome, Err) else ""
+            return outcome
         finally:
             store = _store(arguments)
             attributes = {names[0]: system, names[1]: operation, names[2]: store}

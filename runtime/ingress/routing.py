@@ -82,7 +82,7 @@ class RouteTable(Generic[TargetT]):
 
     def find(self, authority: str, path: str) -> TargetT | None:
         """Return the target for a request's authority and path (without query), or None."""
-        if path.startswith("/.") and any(_below(path, kept) for kept in (RESERVED_PREFIX, *PROVING_PREFIXES)):
+        if path.startswith("/.") and any(_below(path, prefix) for prefix in (RESERVED_PREFIX, *PROVING_PREFIXES)):
             return None
         if self._hosts:
             table = self._hosts.get(normal_host(authority))

@@ -107,9 +107,9 @@ class Wire:
             raise StoppedError("SQLITE_TOOBIG", "the answer is too large; ask for less with LIMIT")
         while len(self._in) < size:
             self._fill()
-        found = bytes(self._in[:size])
+        received = bytes(self._in[:size])
         del self._in[:size]
-        return found
+        return received
 
     def _fill(self) -> None:
         while True:
@@ -261,7 +261,7 @@ class PostgresLink(CoreConnection):
         except Exception as error:  # what it answered is not understood, so nothing behind it is
             raise LostError(f"an answer that is not understood: {error!r}") from error
         named = context.columns or ()
-        columns = tuple(SqlColumn(one["name"], _TYPES.get(one["type_oid"])) for one in named)
+        columns = tuple(SqlColumn(column["name"], _TYPES.get(column["type_oid"])) for column in named)
         return PostgresAnswer(columns, context.rows or [], self._tag, max(context.row_count, 0))
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
@@ -312,7 +312,7 @@ def scram_verifier(password: str) -> str:
     salted = pbkdf2_hmac("sha256", password.encode(), salt, SCRAM_ROUNDS)
     stored = sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
-    parts = [b64encode(one).decode() for one in (salt, stored, server)]
+    parts = [b64encode(part).decode() for part in (salt, stored, server)]
     return f"SCRAM-SHA-256${SCRAM_ROUNDS}:{parts[0]}${parts[1]}:{parts[2]}"
 
 

@@ -319,8 +319,8 @@ class PostgresConnection:
             self._check(statements)
             numbered(statements, ())
             link = self._linked(bounds)
-            found = self._done(link, statements, lambda: link.script(_plain_begin(statements), bounds))
-            return self._outcome(PostgresAnswer((), [], found.tag, 0), link, 0)
+            results = self._done(link, statements, lambda: link.script(_plain_begin(statements), bounds))
+            return self._outcome(PostgresAnswer((), [], results.tag, 0), link, 0)
 
     def rollback(self) -> None:
         """The call is over: undo a transaction that it left open, and let go of the link."""
@@ -379,12 +379,12 @@ class PostgresConnection:
         text, values = numbered(_plain_begin(statement), parameters)
         link = self._linked(bounds)
         bounds.max_bytes = self._caps.result_max_bytes * WIRE_FACTOR
-        found = self._done(link, statement, lambda: link.ask(text, values, bounds))
-        size = sum(fits(row) for row in found.rows)
-        if len(found.rows) > self._caps.result_max_rows or size > self._caps.result_max_bytes:
+        result = self._done(link, statement, lambda: link.ask(text, values, bounds))
+        size = sum(fits(row) for row in result.rows)
+        if len(result.rows) > self._caps.result_max_rows or size > self._caps.result_max_bytes:
             limit = f"{self._caps.result_max_rows} rows or {self._caps.result_max_bytes} bytes"
             raise SqlError("SQLITE_TOOBIG", f"the answer has more than {limit}; ask for less with LIMIT")
-        return self._outcome(found, link, found.count if found.tag in _WRITES else 0)
+        return self._outcome(result, link, result.count if result.tag in _WRITES else 0)
 
     def _asked(self, link: PostgresLink, statement: str, bounds: ExchangeBounds) -> PostgresAnswer:
         return self._done(link, statement, lambda: link.ask(statement, (), bounds))
@@ -393,7 +393,7 @@ class PostgresConnection:
         """Turn what came of a statement into an answer or a `SqlError`; after a broken link the call's transaction is gone."""
         began_inside = link.in_transaction
         try:
-            found = call()
+            answer = call()
         except ServerRefusedError as error:
             raise refusal(error.fields) from error
         except StoppedError as error:
@@ -406,9 +406,9 @@ class PostgresConnection:
             self._pool.drop(link)
             said = f"the provider {self._provider.access.name} was lost; whether this statement was done is not known"
             raise SqlError("SQLITE_IOERR", said, retry_after_s=RETRY_AFTER_S) from error
-        if found.tag == "ROLLBACK" and first_word(statement) in {"COMMIT", "END"}:
+        if answer.tag == "ROLLBACK" and first_word(statement) in {"COMMIT", "END"}:
             raise SqlError("SQLITE_ABORT", "a statement of the transaction had failed, so all of it was undone")
-        return found
+        return answer
 
     def _lose(self, began_inside: bool) -> None:
         self._link = None

@@ -47,10 +47,10 @@ def thrown_away_place() -> str:
 
 def credential(access: DeclaredProvider) -> str:
     """The node's own credential as it is now. Raises ProviderUnusableError."""
-    found = access.password()
-    if not found:
+    password = access.password()
+    if not password:
         raise ProviderUnusableError(f"the provider {access.name} has no credential: password_file")
-    return found
+    return password
 
 
 def role_password(node_password: str, place: str) -> str:
@@ -102,10 +102,10 @@ def throw_away(access: DeclaredProvider, place: str) -> None:
 def _sweep(link: PostgresLink, end_s: float) -> None:
     """Remove what was thrown away by who did not live to do it."""
     asked = "SELECT datname FROM pg_catalog.pg_database WHERE datname LIKE $1"
-    for (found,) in link.ask(asked, (f"{THROWN_AWAY}%",), ExchangeBounds(end_s)).rows:
-        name = str(found)
-        made = name.removeprefix(THROWN_AWAY).partition("_")[0]
-        if all(one in "0123456789abcdef" for one in made) and made and int(made, 16) < time.time() - KEPT_S:
+    for (database,) in link.ask(asked, (f"{THROWN_AWAY}%",), ExchangeBounds(end_s)).rows:
+        name = str(database)
+        stamp = name.removeprefix(THROWN_AWAY).partition("_")[0]
+        if all(digit in "0123456789abcdef" for digit in stamp) and stamp and int(stamp, 16) < time.time() - KEPT_S:
             _drop(link, end_s, name)
 
 
@@ -135,8 +135,8 @@ def check_server(link: PostgresLink) -> int:
     """Return how far its log is on the disk. Raises ProviderUnusableError if it is not one to keep acknowledged data."""
     access = link.access
     said = str(link.parameter_statuses.get("server_version", ""))
-    found = re.match(r"[0-9]{1,4}", said)
-    if found is None or int(found[0]) < VERSION_LEAST:
+    major = re.match(r"[0-9]{1,4}", said)
+    if major is None or int(major[0]) < VERSION_LEAST:
         raise ProviderUnusableError(
             f"the provider {access.name} is of version {said[:40] or 'unknown'}; {VERSION_LEAST} or newer is needed"
         )

@@ -63,7 +63,7 @@ def _named(statement: str, parameters: Mapping[str, SqlValue]) -> tuple[str, lis
         if kind != "named":
             pieces.append(text)
             continue
-        name = next((one for one in (text[1:], text) if one in parameters), None)
+        name = next((key for key in (text[1:], text) if key in parameters), None)
         if name is None:
             raise SqlError("SQLITE_RANGE", f"the statement names a parameter {text[1:]!r} that has no value")
         pieces.append(f"${order.setdefault(name, len(order) + 1)}")
@@ -72,32 +72,32 @@ def _named(statement: str, parameters: Mapping[str, SqlValue]) -> tuple[str, lis
 
 def _tokens(statement: str) -> Iterator[tuple[str, str]]:
     """Cut a statement into pieces that are no text of it and pieces that are; together they are the statement."""
-    at = 0
-    while found := _TOKEN.search(statement, at):
-        if found.start() > at:
-            yield "text", statement[at : found.start()]
-        kind = found.lastgroup or ""
-        end = _comment_end(statement, found.end()) if kind == "comment" else found.end()
-        yield ("quoted" if kind == "tag" else kind), statement[found.start() : end]
-        at = end
-    yield "text", statement[at:]
+    offset = 0
+    while token := _TOKEN.search(statement, offset):
+        if token.start() > offset:
+            yield "text", statement[offset : token.start()]
+        kind = token.lastgroup or ""
+        end = _comment_end(statement, token.end()) if kind == "comment" else token.end()
+        yield ("quoted" if kind == "tag" else kind), statement[token.start() : end]
+        offset = end
+    yield "text", statement[offset:]
 
 
 def _comment_end(statement: str, at: int) -> int:
     """Where a comment ends; in PostgreSQL they hold each other."""
     depth = 1
-    for found in re.compile(r"/\*|\*/").finditer(statement, at):
-        depth += 1 if found[0] == "/*" else -1
+    for mark in re.compile(r"/\*|\*/").finditer(statement, at):
+        depth += 1 if mark[0] == "/*" else -1
         if depth == 0:
-            return found.end()
+            return mark.end()
     return len(statement)
 
 
 def first_word(statement: str) -> str:
     """The statement's first word in capitals, behind comments."""
     for kind, text in _tokens(statement):
-        if kind == "text" and (found := re.search(r"[A-Za-z]+", text)):
-            return found[0].upper()
+        if kind == "text" and (word := re.search(r"[A-Za-z]+", text)):
+            return word[0].upper()
     return ""
 
 

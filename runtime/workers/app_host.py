@@ -122,29 +122,29 @@ class LaneProviders:
 
     def open(self, name: str) -> RedisKeyValue:
         """Return what reaches a provider of key-value stores; raises `ProviderError`."""
-        found = self._opened(name)
-        if not isinstance(found, RedisKeyValue):
+        opened = self._opened(name)
+        if not isinstance(opened, RedisKeyValue):
             raise ProviderError("other", f"the provider {name} has databases and no key-value stores")
-        return found
+        return opened
 
     def open_sql(self, name: str) -> PostgresSql:
         """Return what reaches a provider of databases; raises `SqlError`."""
         try:
-            found = self._opened(name)
+            opened = self._opened(name)
         except ProviderError as error:
             raise SqlError("SQLITE_CANTOPEN", error.text, retry_after_s=error.retry_after_s) from error
-        if not isinstance(found, PostgresSql):
+        if not isinstance(opened, PostgresSql):
             raise SqlError("SQLITE_CANTOPEN", f"the provider {name} has key-value stores and no databases")
-        return found
+        return opened
 
     def _opened(self, name: str) -> RedisKeyValue | PostgresSql:
         with self._lock:
             if self._closed:
                 raise ProviderError("other", "the store is closed", retry_after_s=freeze.RETRY_AFTER_S)
-            found = self._open.get(name)
-            if found is None:
-                found = self._open[name] = self._made(self._access(name))
-            return found
+            opened = self._open.get(name)
+            if opened is None:
+                opened = self._open[name] = self._made(self._access(name))
+            return opened
 
     def _access(self, name: str) -> DeclaredProvider:
         try:
@@ -242,11 +242,11 @@ class SandboxHost:
                 blobs, queue = FileBlobs(folder, stores), SqliteQueue(folder, stores)
                 declared = LaneProviders(self._providers_file, stores, self._sql_caps, thrown_away=self._thrown_away)
                 is_used = self._providers_file is not None
-                given = Providers(
+                providers = Providers(
                     keyvalue, sql, blobs, queue, declared.open if is_used and not self._thrown_away else None,
                     declared.open_sql if is_used else None,
                 )  # fmt: skip
-                box = sandbox.Sandbox(given, self._outbound)
+                box = sandbox.Sandbox(providers, self._outbound)
                 lane_services = self._lanes[stores] = LaneServices(keyvalue, sql, blobs, queue, declared, box)
                 with suppress(ProviderError):  # another time, if it cannot be now
                     blobs.clean()

@@ -26,10 +26,10 @@ Make = Callable[[str, SqlCaps | None], SqlProvider]
 
 def refused(call: Callable[[], object], code: str) -> SqlError:
     """Hold that a call is refused under this name."""
-    with pytest.raises(SqlError) as found:
+    with pytest.raises(SqlError) as refused:
         call()
-    assert found.value.code == code, (found.value.code, found.value.text)
-    return found.value
+    assert refused.value.code == code, (refused.value.code, refused.value.text)
+    return refused.value
 
 
 def keeps_values(make: Make) -> None:
@@ -50,11 +50,11 @@ BYTES: list[str] = ["BLOB"]
 
 def reads_writes(make: Make) -> None:
     """a committed write is seen at once, by every process"""
-    one, two = (make("shop/production", None).open("main") for _ in range(2))
-    one.execute("CREATE TABLE n (x INTEGER)")
+    first, two = (make("shop/production", None).open("main") for _ in range(2))
+    first.execute("CREATE TABLE n (x INTEGER)")
     for number in range(10):
-        one.execute("INSERT INTO n VALUES (?)", [number])
-        for database in (one, two):
+        first.execute("INSERT INTO n VALUES (?)", [number])
+        for database in (first, two):
             assert database.execute("SELECT max(x) FROM n").rows == ((number,),)
 
 

@@ -22,9 +22,9 @@ from tests.support.runtime.postgres_server import BINARIES, PostgresServer, need
 def server() -> Iterator[PostgresServer]:
     if BINARIES is None:
         pytest.skip("no package of PostgreSQL is on this machine")
-    made = PostgresServer()
-    yield made
-    made.close()
+    server = PostgresServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -60,17 +60,17 @@ def test_a_provider_does_what_the_page_says(
     provider: str, capability: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_providers, "BYTES", ["BYTEA" if provider == "postgres" else "BLOB"])
-    made: list[SqlProvider] = []
+    providers: list[SqlProvider] = []
     try:
-        make = maker(provider, tmp_path, request, made)
+        make = maker(provider, tmp_path, request, providers)
         if (provider, capability) in LACKS:
             with pytest.raises(AssertionError):
                 CAPABILITIES[capability](make)
         else:
             CAPABILITIES[capability](make)
     finally:
-        for one in made:
-            one.close()  # type: ignore[attr-defined]
+        for sql_provider in providers:
+            sql_provider.close()  # type: ignore[attr-defined]
 
 
 WORD = "kept-from-others"

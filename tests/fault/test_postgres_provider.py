@@ -29,9 +29,9 @@ pytestmark = needs_postgres
 def server() -> Iterator[PostgresServer]:
     if BINARIES is None:
         pytest.skip("no package of PostgreSQL is on this machine")
-    made = PostgresServer()
-    yield made
-    made.close()
+    server = PostgresServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -49,15 +49,15 @@ def restored() -> list[str]:
 
 @pytest.fixture
 def provider(server: PostgresServer, password: Path, restored: list[str]) -> Iterator[PostgresSql]:
-    made = PostgresSql(server.declared(password), OWNER, restored.append)
-    yield made
-    made.close()
+    provider = PostgresSql(server.declared(password), OWNER, restored.append)
+    yield provider
+    provider.close()
 
 
 def failure(call: Callable[[], object]) -> SqlError:
-    with pytest.raises(SqlError) as found:
+    with pytest.raises(SqlError) as refused:
         call()
-    return found.value
+    return refused.value
 
 
 def table(database: PostgresConnection, name: str) -> None:
@@ -225,7 +225,7 @@ def test_one_that_may_lose_what_it_acknowledged_is_refused(server: PostgresServe
         server.say(f"ALTER SYSTEM SET {setting} = off")
         server.say("SELECT pg_reload_conf()")
         strict, loose = (
-            PostgresSql(server.declared(password, may_lose=one), OWNER, pytest.fail) for one in (False, True)
+            PostgresSql(server.declared(password, may_lose=allowed), OWNER, pytest.fail) for allowed in (False, True)
         )
         try:
             end_s = time.monotonic() + 5

@@ -106,8 +106,8 @@ def export(output: Output, change: str, target: Path | None, context_name: str |
     if folder.exists():
         raise UsageError(f"{folder} exists", next_step="name a new folder with --to", kind="exists")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with made_whole(folder) as made:
-        left_out = write_export(made, named, files, envelopes)
+    with made_whole(folder) as partial:
+        left_out = write_export(partial, named, files, envelopes)
     count = len(envelopes) - len(left_out)
     for text in left_out:
         output.warn(f"left out, as it is about something else: {text}")

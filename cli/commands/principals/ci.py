@@ -158,8 +158,8 @@ def init(
         identity=_IDENTITY[platform] if oidc else _FROM_SECRETS, exchange=_EXCHANGE if oidc else "",
     )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
-    with made_whole(target) as made:
-        made.write_text(text)
+    with made_whole(target) as partial:
+        partial.write_text(text)
     variable = TRUST_VARIABLE if oidc else contexts.TOKEN_VARIABLE
     output.result({"platform": platform, "file": str(target), "variable": variable}, f"wrote {target}")
     if oidc:

@@ -168,7 +168,7 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
     principal, mesh = talk(context, lambda client: _found(client, who or mine))
     until_ms = time.time_ns() // 1_000_000 + duration_ms(span)
     held = _to_renew(principal, until_ms)
-    if principal.kind != "person" or not any(each.roles for each in principal.each):
+    if principal.kind != "person" or not any(rights.roles for rights in principal.each):
         raise UsageError(
             f"{principal.name or who} has no grant of a person to renew",
             next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",

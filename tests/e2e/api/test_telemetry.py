@@ -164,9 +164,9 @@ async def test_what_an_app_asks_of_its_stores_hangs_below_its_request(
 
 def spans_below(collector: Collector, trace: str) -> list[tuple[str, str]]:
     """What hangs below the request of a trace, in order, and how it failed."""
-    found = [span for span in collector.spans if span.trace_id.hex() == trace]
-    requests = [span.span_id for span in found if span.parent_span_id.hex() == CLIENT]
-    below = [span for span in found if span.parent_span_id in requests]
+    spans = [span for span in collector.spans if span.trace_id.hex() == trace]
+    requests = [span.span_id for span in spans if span.parent_span_id.hex() == CLIENT]
+    below = [span for span in spans if span.parent_span_id in requests]
     return [(span.name, span.status.message) for span in sorted(below, key=lambda span: span.start_time_unix_nano)]
 
 

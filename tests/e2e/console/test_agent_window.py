@@ -146,6 +146,6 @@ LETTERS = (
 def test_text_of_others_is_shown_as_the_command_line_shows_it(browser: Browser) -> None:
     page = browser.page()
     source = base64.b64encode(asset("common.js")).decode()
-    each = f"{json.dumps(LETTERS)}.map((one) => [made.clean(one), made.oneLine(one)])"
-    shown = page.js(f"import('data:text/javascript;base64,{source}').then((made) => {each})")
+    cleaned = f"{json.dumps(LETTERS)}.map((one) => [made.clean(one), made.oneLine(one)])"
+    shown = page.js(f"import('data:text/javascript;base64,{source}').then((made) => {cleaned})")
     assert shown == [[harmless(text), one_line(text)] for text in LETTERS]

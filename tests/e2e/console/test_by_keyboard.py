@@ -42,26 +42,26 @@ class Hands:
     page: Page
 
     def focus(self) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self.page.js(FOCUS)
-        return found
+        focused: dict[str, Any] | None = self.page.js(FOCUS)
+        return focused
 
     def press(self, name: str, *, shift: bool = False) -> dict[str, Any] | None:
         """Press a key that moves the focus; whatever has it then must be seen to."""
         self.page.key(name, shift=shift)
-        found = self.focus()
-        if found is not None and found["tag"] != "main":
-            assert found["drawn"], f"nobody sees that this has the focus: {found}"
-            assert found["there"], f"what has the focus is not in the window: {found}"
-        return found
+        focused = self.focus()
+        if focused is not None and focused["tag"] != "main":
+            assert focused["drawn"], f"nobody sees that this has the focus: {focused}"
+            assert focused["there"], f"what has the focus is not in the window: {focused}"
+        return focused
 
     def reach(self, words: str, *tags: str) -> None:
         """Press Tab until an element of these kinds that says `words` has the focus."""
         met = []
         for _ in range(STOPS_MAX):
-            found = self.press("Tab")
-            if found is not None and words in found["words"] and found["tag"] in tags:
+            focused = self.press("Tab")
+            if focused is not None and words in focused["words"] and focused["tag"] in tags:
                 return
-            met.append(found and found["words"][:40])
+            met.append(focused and focused["words"][:40])
         raise AssertionError(f"Tab never reached {words!r}; it met {met}")
 
     def choose(self, words: str) -> None:
@@ -84,8 +84,8 @@ class Hands:
 
     def _until_out(self, *, shift: bool) -> list[str]:
         met: list[str] = []
-        while (found := self.press("Tab", shift=shift)) is not None:
-            met.append(f"{found['tag']} {found['words']}")
+        while (focused := self.press("Tab", shift=shift)) is not None:
+            met.append(f"{focused['tag']} {focused['words']}")
             assert len(met) <= STOPS_MAX, f"Tab does not come out again: {met[-8:]}"
         return met
 
@@ -179,7 +179,7 @@ def test_a_person_goes_the_whole_way_by_keyboard_alone(story: Story) -> None:
     assert page.js("[...document.querySelectorAll('main pre')].every((one) => !one.innerText.includes('GET /'))")
     hands.reach("log lines", "pre")
     _no_trap(hands)
-    assert not [one for one in page.said if "pubKeyCredParams" not in one], page.said
+    assert not [text for text in page.said if "pubKeyCredParams" not in text], page.said
 
 
 def _no_trap(hands: Hands) -> None:

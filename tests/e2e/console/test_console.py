@@ -51,7 +51,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story: Story) -> None:
     page, link = story.team.page, story.team.console.wait_for(LINK, 1)[0]
-    made = page.js(
+    enrolled = page.js(
         """(async () => {
           const { knownKey } = await import('/assets/sign.js');
           const where = await (await fetch('/console/where')).json();
@@ -60,9 +60,9 @@ def test_the_link_lets_one_browser_in_once_with_a_key_that_cannot_be_read(story:
           return [key.name, out];
         })()"""
     )
-    assert made[1] == "InvalidAccessError"
+    assert enrolled[1] == "InvalidAccessError"
     mine = story.team.ann.ok("token", "list")["principals"]
-    (browser,) = [one for one in mine if one["key"] == made[0]]
+    (browser,) = [key for key in mine if key["key"] == enrolled[0]]
     assert browser["yours"]
     assert not {"approve", "admin"} & set(browser["verbs"])
     code = link.partition("#")[2]
@@ -208,7 +208,7 @@ def test_the_page_is_small_and_holds_nothing_inline(story: Story) -> None:
     page.has("What needs you")
     painted = page.until("(performance.getEntriesByName('first-contentful-paint')[0] || {}).startTime")
     assert painted < 2_000, f"first paint after {painted:.0f} ms (aim 200 on a quiet machine)"
-    assert not [one for one in page.said if "Content Security Policy" in one], page.said
+    assert not [text for text in page.said if "Content Security Policy" in text], page.said
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -71,17 +71,17 @@ def look(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Look]:
         ends.callback(browser.close)
         fleet = Fleet(tmp_path_factory.mktemp("c"))
         ends.callback(fleet.close)
-        one = fleet.found("one")
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "greeter")
+        machine = fleet.found("one")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "greeter")
         page, port = browser.page(width=1440, height=900), free_port()
-        ends.enter_context(console_of(one, page, port))
-        yield Look(one, browser, page, f"http://localhost:{port}")
+        ends.enter_context(console_of(machine, page, port))
+        yield Look(machine, browser, page, f"http://localhost:{port}")
 
 
 def test_axe_finds_nothing_in_any_view_at_any_width_in_any_palette(look: Look) -> None:
     source = (npm.installed(AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text()
-    found = []
+    findings = []
     for width, dark in ((1440, False), (1440, True), (360, False), (360, True)):
         look.page.resize(width=width, height=800, dark=dark)
         for name, view in VIEWS.items():
@@ -91,13 +91,13 @@ def test_axe_finds_nothing_in_any_view_at_any_width_in_any_palette(look: Look) -
                 "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v =>"
                 " v.id + ': ' + v.nodes.map(n => n.html.slice(0, 120)).join(' | ')))"
             )
-            found += [(width, dark, name, one) for one in said]
+            findings += [(width, dark, name, finding) for finding in said]
     look.page.resize(width=1440, height=900)
-    assert not found, "\n".join(map(str, found))
+    assert not findings, "\n".join(map(str, findings))
 
 
 def test_the_place_of_data_is_shown_as_far_as_the_asked_node_knows_it(look: Look) -> None:
-    one = {"project": "greeter", "environment": "production", "data_node": "n1", "frozen": "", "rollout": None, "base": None,
+    lane = {"project": "greeter", "environment": "production", "data_node": "n1", "frozen": "", "rollout": None, "base": None,
            "routes": [], "retained": [], "last_abort": ""}  # fmt: skip
     standby = {"node": "n2", "at_ms": 1_800_000_000_000, "problem": "the disk of n2 is full"}
     holder = {"here": "n1", "node": "n1", "files": [{"name": "a", "size_bytes": 3000}], "standby": standby, "copy_ms": 0,
@@ -105,7 +105,7 @@ def test_the_place_of_data_is_shown_as_far_as_the_asked_node_knows_it(look: Look
 
     def told(data: object) -> str:
         drawn = (
-            f"made.lane({json.dumps(one)}, [], null, {json.dumps(data)}).flat(9).filter((one) => one instanceof Node)"
+            f"made.lane({json.dumps(lane)}, [], null, {json.dumps(data)}).flat(9).filter((one) => one instanceof Node)"
         )
         text = look.page.js(
             f"import('/assets/views.js').then((made) => {drawn}.map((one) => one.textContent).join(' '))"
@@ -136,12 +136,12 @@ def test_a_page_of_elsewhere_reaches_nothing_of_the_console(look: Look, host: st
     serving.start()
     try:
         foreign = look.browser.page(f"http://{host}:{server.server_port}/")
-        found = foreign.js(f"{REACH}({json.dumps(look.origin)})")
+        reached = foreign.js(f"{REACH}({json.dumps(look.origin)})")
     finally:
         server.shutdown()
         serving.join()
         server.server_close()
-    assert found == {"script": "refused", "read": "refused", "sent": "refused", "form": "refused", "severed": True}
+    assert reached == {"script": "refused", "read": "refused", "sent": "refused", "form": "refused", "severed": True}
     ours = look.page.js("fetch('/console/where').then((answer) => answer.type)")
     assert ours == "basic", "the console's own page asks the same, and is answered"
     policy = look.page.js("fetch('/').then((answer) => answer.headers.get('Content-Security-Policy'))")

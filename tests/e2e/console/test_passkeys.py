@@ -38,8 +38,8 @@ class Touching:
         self.site.configure(greeting, '["100%"]')
         answer = self.site.deploy(self.dev, "-m", greeting, "--detach")
         assert answer.code == 5, answer
-        found: str = answer.json["change"]
-        return found
+        change: str = answer.json["change"]
+        return change
 
     def runs(self, change: str) -> bool:
         view = json.loads(self.dev.get(f"/v1/changes/{change}"))
@@ -86,11 +86,11 @@ def team(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], Pa
 
 
 def test_a_touch_approves_what_policy_asks_a_touch_for(team: Touching, tmp_path: Path) -> None:
-    made = team.in_browser(
+    registered = team.in_browser(
         "passkey", "add", "--name", "laptop", "--port", str(team.port), button="Make the passkey", typing=True
     )
-    assert made.code == 0, made
-    assert "approves in your name" in made.stdout
+    assert registered.code == 0, registered
+    assert "approves in your name" in registered.stdout
     (known,) = team.ann.ok("passkey", "list")["passkeys"]
     assert (known["name"], known["problem"]) == ("laptop", "")
     assert known["origins"] == [f"http://localhost:{team.port}"]
@@ -101,15 +101,15 @@ def test_a_touch_approves_what_policy_asks_a_touch_for(team: Touching, tmp_path:
     change = team.proposed("hello")
     by_key = team.ann.typed("approve", change[:12], "--json")
     assert by_key.code == 0, by_key
-    assert [one["rule"] for one in by_key.json["missing"]] == ["approval.passkey"]
+    assert [gate["rule"] for gate in by_key.json["missing"]] == ["approval.passkey"]
     assert "--passkey" in by_key.json["missing"][0]["detail"]
 
-    given = team.in_browser("approve", change[:12], "--passkey", "-m", "read it", button="Approve with passkey")
-    assert given.code == 0, given
-    assert f"change {change[:12]} is approved" in given.stdout
+    approved = team.in_browser("approve", change[:12], "--passkey", "-m", "read it", button="Approve with passkey")
+    assert approved.code == 0, approved
+    assert f"change {change[:12]} is approved" in approved.stdout
     until(lambda: team.runs(change), 120, "the approved change to run")
     papers = team.ann.ok("evidence", "show", change)
-    assert {one["by_passkey"] for one in papers["approvals"] if not one["problem"]} == {True, False}
+    assert {approval["by_passkey"] for approval in papers["approvals"] if not approval["problem"]} == {True, False}
     folder = tmp_path / "export"
     team.ann.ok("evidence", "export", change, "--to", str(folder))
     assert len(team.ann.ok("evidence", "verify", str(folder), "--change", change)["papers"]) >= 2
@@ -145,7 +145,7 @@ def test_who_was_not_verified_approves_nothing(team: Touching) -> None:
     change = team.proposed("unseen")
     team.page.call("WebAuthn.disable")
     team.page.authenticator(verified=False)
-    given = team.in_browser("approve", change[:12], "--passkey", button="Approve with passkey", says="was not used")
-    assert given.code == 1
+    refused = team.in_browser("approve", change[:12], "--passkey", button="Approve with passkey", says="was not used")
+    assert refused.code == 1
     papers = json.loads(team.dev.get(f"/v1/changes/{change}/papers"))
     assert papers["approvals"] == []

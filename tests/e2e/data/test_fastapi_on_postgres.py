@@ -74,13 +74,13 @@ def test_fastapi_on_postgres_is_deployed_and_rolled_back_on_three_nodes(tmp_path
     credential.write_text(server.password)
     credential.chmod(0o600)
     try:
-        one = solo(fleet, "shop")
+        machine = solo(fleet, "shop")
         nodes = fleet.grow(3, "--role", "voter", "--role", "worker")
         for node in nodes:
             provided(node, server, credential)
         app = PythonApp(tmp_path, "shop", language="asgi", rest='sql = ["main"]\nproviders = { main = "pg" }\n')
         app.write({"app.py": FASTAPI, "requirements.txt": "fastapi==0.165.0\n"})
-        app.deployed(one)
+        app.deployed(machine)
         for number, node in enumerate(nodes):
             until(lambda node=node: app.get(node)[0] == 200, 120, "each node to serve it")
             asked = urllib.request.Request(
@@ -92,9 +92,9 @@ def test_fastapi_on_postgres_is_deployed_and_rolled_back_on_three_nodes(tmp_path
         for node in nodes:
             assert [visit["who"] for visit in json.loads(app.get(node)[1])["visits"]] == wanted
         app.write({"app.py": FASTAPI.replace('"one"', '"two"')})
-        app.deployed(one)
+        app.deployed(machine)
         until(lambda: all('"two"' in app.get(node)[1] for node in nodes), 120, "the next version everywhere")
-        assert one.run("rollback", "-m", "to see it", "--project", "shop").code == 0
+        assert machine.run("rollback", "-m", "to see it", "--project", "shop").code == 0
         until(lambda: all('"one"' in app.get(node)[1] for node in nodes), 120, "the version before everywhere")
         for node in nodes:
             assert [visit["who"] for visit in json.loads(app.get(node)[1])["visits"]] == wanted

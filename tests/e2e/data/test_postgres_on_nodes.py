@@ -66,15 +66,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 def server() -> Iterator[PostgresServer]:
     if BINARIES is None:
         pytest.skip("no package of PostgreSQL is on this machine")
-    made = PostgresServer()
-    yield made
-    made.close()
+    server = PostgresServer()
+    yield server
+    server.close()
 
 
 def app_of(folder: Path, name: str) -> PythonApp:
-    made = PythonApp(folder, name, rest=SETTINGS)
-    made.write({"app.py": APP})
-    return made
+    app = PythonApp(folder, name, rest=SETTINGS)
+    app.write({"app.py": APP})
+    return app
 
 
 def configured(node: Machine, server: PostgresServer, credential: Path, kind: str, url: str) -> None:
@@ -105,8 +105,8 @@ def test_a_guests_database_lies_in_the_operators_postgres_through_its_absence_an
 
     assert shop.get(node, "/add/Ada%20%3F")[1].isdecimal()
     assert shop.get(node, "/add/Ada%20%3F")[0] == 500, "a name that is there"
-    found = json.loads(shop.get(node)[1])
-    assert [found["rows"][0][0], found["rows"][0][2]] == ["Ada%20%3F", 1], found
+    answer = json.loads(shop.get(node)[1])
+    assert [answer["rows"][0][0], answer["rows"][0][2]] == ["Ada%20%3F", 1], answer
     assert shop.get(node, "/refused")[1] == "SQLITE_CONSTRAINT_NOTNULL ['Ada%20%3F']", "half a transaction stayed"
     assert server.say("SELECT count(*) FROM visits", place) == "1"
     other.deployed(node)

@@ -85,9 +85,9 @@ LOOKS = {
 def leaves(command: click.Command, name: str = "") -> Iterator[str]:
     if isinstance(command, click.Group):
         for word in command.list_commands(click.Context(command)):
-            found = command.get_command(click.Context(command), word)
-            assert found is not None
-            yield from leaves(found, f"{name} {word}".strip())
+            subcommand = command.get_command(click.Context(command), word)
+            assert subcommand is not None
+            yield from leaves(subcommand, f"{name} {word}".strip())
     else:
         yield name
 
@@ -132,23 +132,23 @@ def world(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], P
     folder = tmp_path_factory.mktemp("w")
     fleet = Fleet(folder / "m")
     try:
-        one = fleet.found("one", "--api", f"127.0.0.1:{free_port()}")
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "site")
+        machine = fleet.found("one", "--api", f"127.0.0.1:{free_port()}")
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "site")
         site = Site(folder, component("services"))
         site.configure("hello", '["100%"]', app='keyvalue = ["visits"]')
-        answer = site.deploy(one)
+        answer = site.deploy(machine)
         assert answer.code == 0, answer
-        places = {"data": str(folder / "exported"), "release": str(folder / "made.tar"), "node": str(one.data)}
-        made = World(one, site, folder, {**places, "change": answer.json["change"]})
+        places = {"data": str(folder / "exported"), "release": str(folder / "made.tar"), "node": str(machine.data)}
+        world = World(machine, site, folder, {**places, "change": answer.json["change"]})
         for words in (
             ("data", "export", "site", "--to", "{data}", "-y"),
             ("release", "export", "{release}", "--folder", "site"),
         ):
-            place, environment = made.fresh()
-            done = made.attempt(place, environment, words)
+            place, environment = world.fresh()
+            done = world.attempt(place, environment, words)
             assert done.code == 0, done
-        yield made
+        yield world
     finally:
         fleet.close()
 
@@ -169,7 +169,7 @@ def test_it_is_done_when_it_is_run_again(world: World, name: str, count: int) ->
     whole = world.attempt(place, environment, words)
     assert whole.code == 0, whole
     assert whole.operations > 0, "it makes something"
-    for before in sorted({round(one * (whole.operations - 1) / (count - 1)) for one in range(count)}):
+    for before in sorted({round(step * (whole.operations - 1) / (count - 1)) for step in range(count)}):
         place, environment = world.fresh()
         killed = world.attempt(place, environment, words, before)
         if killed.code is not None:  # what it does beside, such as a reminder that is due, is not the same each time

@@ -66,26 +66,26 @@ def entry(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str], P
     folder = tmp_path_factory.mktemp("c")
     fleet = Fleet(folder)
     try:
-        one = fleet.found("one", "--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
-        one.stop()
-        settings = one.data / "node.toml"
+        machine = fleet.found("one", "--ingress", f"127.0.0.1:{free_port()}", "--listen", f"127.0.0.1:{free_port()}")
+        machine.stop()
+        settings = machine.data / "node.toml"
         text = settings.read_text()
         assert text.count("proxies = []") == 1
         settings.write_text(text.replace("proxies = []", 'proxies = ["127.0.0.1/32"]'))
-        one.start()
-        one.typed_ok("env", "create", "production", "-y")
-        one.typed_ok("project", "create", "site")
+        machine.start()
+        machine.typed_ok("env", "create", "production", "-y")
+        machine.typed_ok("project", "create", "site")
         (project := folder / "site").mkdir()
         shutil.copyfile(component("probe"), project / "web.wasm")
         (project / "freehold.toml").write_text(PROJECT.format(app='timeout = "1m"', smoke="/", healthy="0s"))
-        one.ok("deploy", "--folder", str(project), "-m", "to be visited")
+        machine.ok("deploy", "--folder", str(project), "-m", "to be visited")
         address = f"127.0.0.1:{free_port()}"
-        (folder / "Caddyfile").write_text(caddyfile(f"site.test:{address.rpartition(':')[2]}", one.ingress))
+        (folder / "Caddyfile").write_text(caddyfile(f"site.test:{address.rpartition(':')[2]}", machine.ingress))
         with caddy(folder) as process:
             until(
                 lambda: process.poll() is None and ask(address, "site", "/") == (200, "probe\n"), 30, "Caddy to serve"
             )
-            yield one, address
+            yield machine, address
     finally:
         fleet.close()
 
@@ -130,7 +130,10 @@ def visited(address: str) -> Iterator[Seen]:
         connection.close()
 
     threads = [threading.Thread(target=visit) for _ in range(VISITORS)]
-    threads += [threading.Thread(target=lambda one=one: seen.lasting.append(one(address))) for one in (slow, streamed)]  # type: ignore[misc]
+    threads += [
+        threading.Thread(target=lambda lasting=lasting: seen.lasting.append(lasting(address)))  # type: ignore[misc]
+        for lasting in (slow, streamed)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -174,29 +177,29 @@ def _end(connection: http.client.HTTPConnection, method: str, path: str, body: o
 
 
 def test_a_stop_and_a_start_of_the_node(entry: tuple[Machine, str]) -> None:
-    one, address = entry
+    machine, address = entry
     with visited(address) as seen:
         time.sleep(2)
-        assert one.stop() == 0
+        assert machine.stop() == 0
         time.sleep(2)
-        one.start()
+        machine.start()
         time.sleep(2)
     assert seen.is_untroubled(), (seen.statuses, seen.lasting, seen.said[:5])
 
 
 def test_a_daemon_that_is_killed_and_started(entry: tuple[Machine, str]) -> None:
-    one, address = entry
+    machine, address = entry
     with visited(address) as seen:
         time.sleep(2)
-        one.kill()
+        machine.kill()
         time.sleep(2)
-        one.start()
+        machine.start()
         time.sleep(2)
     assert seen.is_untroubled(), (seen.statuses, seen.lasting, seen.said[:5])
 
 
 def test_a_bad_upgrade_and_a_good_one(entry: tuple[Machine, str], tmp_path: Path) -> None:
-    one, address = entry
+    machine, address = entry
     opened = "        vote, state, fence = await storage.open()\n"
     crash = changed_text("node/daemon.py", opened, f'{opened}        raise RuntimeError("bad")\n')
     for wheel, phase in (
@@ -204,7 +207,7 @@ def test_a_bad_upgrade_and_a_good_one(entry: tuple[Machine, str], tmp_path: Path
         (make_wheel(tmp_path / "good", "0.2.1"), "done"),
     ):
         with visited(address) as seen:
-            started(one, wheel, phase)
+            started(machine, wheel, phase)
             time.sleep(2)
         assert seen.is_untroubled(), (phase, seen.statuses, seen.lasting, seen.said[:5])
-    assert one.status()["version"] == "0.2.1"
+    assert machine.status()["version"] == "0.2.1"

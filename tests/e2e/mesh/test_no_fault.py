@@ -29,7 +29,7 @@ def mesh(tmp_path: Path, component: Callable[[str], Path]) -> Iterator[tuple[Fle
         first.typed_ok("env", "create", "production", "-y")
         first.typed_ok("project", "create", "site")
         fleet.grow(3)
-        until(lambda: sum(one["voter"] for one in first.members().values()) == 3, 90, "three voters")
+        until(lambda: sum(member["voter"] for member in first.members().values()) == 3, 90, "three voters")
         site = Site(tmp_path, component("services"))
         site.configure("release 0")
         answer = site.deploy(first)
@@ -45,7 +45,7 @@ def test_doctor_finds_no_fault_in_a_busy_healthy_mesh_for_an_hour(mesh: tuple[Fl
     fleet, site = mesh
     first = fleet.machines[0]
     until(lambda: first.run("doctor").code == 0, 60, "what has just begun to be well")
-    found: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
     deploys: list[int] = []
     over = threading.Event()
 
@@ -62,16 +62,20 @@ def test_doctor_finds_no_fault_in_a_busy_healthy_mesh_for_an_hour(mesh: tuple[Fl
             ends_s = time.monotonic() + HOUR_S
             while (began_s := time.monotonic()) < ends_s:
                 answer = fleet.machines[looks % len(fleet.machines)].run("doctor", "--json")
-                found.update(f"{one['what']} ({one['advice']})" for one in answer.json["findings"] if one["fault"])
+                faults.update(
+                    f"{finding['what']} ({finding['advice']})"
+                    for finding in answer.json["findings"]
+                    if finding["fault"]
+                )
                 looks += 1
                 time.sleep(max(0.0, began_s + LOOK_EVERY_S - time.monotonic()))
         finally:
             over.set()
             deploying.join()
     print(
-        f"{looks} looks, {len(deploys)} deploys, {len(visits.seen)} visits, slowest {visits.slowest_s():.2f} s, {found}"
+        f"{looks} looks, {len(deploys)} deploys, {len(visits.seen)} visits, slowest {visits.slowest_s():.2f} s, {faults}"
     )
-    assert not found, found
+    assert not faults, faults
     assert set(deploys) == {0}, deploys
     assert visits.failed() == [], visits.failed()[:5]
     assert looks > 0.9 * HOUR_S / LOOK_EVERY_S, "it looked as often as it says"

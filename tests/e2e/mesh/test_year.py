@@ -62,12 +62,12 @@ def year(tmp_path: Path, previous: Path, component: Callable[[str], Path]) -> It
         first.typed_ok("project", "create", "site")
         first.typed_ok("project", "create", "counter")
         site, counter = (Site(tmp_path, component("services"), name) for name in ("site", "counter"))
-        made = Year(fleet, site, counter, stack.enter_context(ExitStack()))
+        year = Year(fleet, site, counter, stack.enter_context(ExitStack()))
         counter.configure("counter", '["100%"]', app='keyvalue = ["visits"]')
         answer = counter.deploy(first)
         assert answer.code == 0, answer
-        made.deploy()
-        yield made
+        year.deploy()
+        yield year
 
 
 def join(year: Year, *names: str) -> None:
@@ -75,10 +75,10 @@ def join(year: Year, *names: str) -> None:
     for name in names:
         year.fleet.join(line, name)
     count = len(year.fleet.machines)
-    until(lambda: sum(one["confirmed"] for one in year.first.members().values()) == count, 90, f"{count} members")
+    until(lambda: sum(member["confirmed"] for member in year.first.members().values()) == count, 90, f"{count} members")
     if count == 5:
         year.first.typed_ok("policy", "set", "--voters", "5", "-y")
-    until(lambda: sum(one["voter"] for one in year.first.members().values()) == count, 120, f"{count} voters")
+    until(lambda: sum(member["voter"] for member in year.first.members().values()) == count, 120, f"{count} voters")
     year.deploy()
     for name in names:
         year.visit(year.named(name))
@@ -107,7 +107,7 @@ def renumbered(year: Year) -> None:
     moved.stop()
     moved.start("--listen", f"127.0.0.1:{free_port()}")
     count = len(year.fleet.machines)
-    until(lambda: all(one.connected() == count for one in year.fleet.machines), 60, "it to be found again")
+    until(lambda: all(machine.connected() == count for machine in year.fleet.machines), 60, "it to be found again")
 
 
 def grant_ended(year: Year) -> None:

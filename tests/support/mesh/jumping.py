@@ -41,9 +41,9 @@ class JumpingFleet(Fleet):
         self.jump(0)
 
     def machine(self, name: str) -> Machine:
-        made = JumpingMachine(self.folder / name, compiled=self.compiled, clock=self._clock, code=self.code)
-        self.machines.append(made)
-        return made
+        machine = JumpingMachine(self.folder / name, compiled=self.compiled, clock=self._clock, code=self.code)
+        self.machines.append(machine)
+        return machine
 
     def _addresses(self, name: str, options: tuple[str, ...]) -> tuple[str, ...]:
         del name

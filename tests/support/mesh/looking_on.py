@@ -149,13 +149,13 @@ class Greeter:
 
     def deploy(self, machine: Machine, request: str) -> Answer:
         """Propose what it is now, without waiting."""
-        given = ("--folder", str(self.folder), "-m", request, "--detach", "--json")
-        return machine.run("deploy", *given, timeout_s=BUILT_S)
+        options = ("--folder", str(self.folder), "-m", request, "--detach", "--json")
+        return machine.run("deploy", *options, timeout_s=BUILT_S)
 
     def lane(self, machine: Machine) -> dict[str, Any]:
         """What runs of it in production."""
-        found: dict[str, Any] = json.loads(machine.get("/v1/lanes/greeter/production"))
-        return found
+        lane: dict[str, Any] = json.loads(machine.get("/v1/lanes/greeter/production"))
+        return lane
 
     def runs(self, machine: Machine, change: str) -> bool:
         """Whether this change is what runs."""

@@ -59,7 +59,7 @@ class Year:
         return self.fleet.machines[0]
 
     def named(self, name: str) -> Machine:
-        return next(one for one in self.fleet.machines if one.name == name)
+        return next(machine for machine in self.fleet.machines if machine.name == name)
 
     # --- visitors -----------------------------------------------------------------------------------------------------
 
@@ -73,10 +73,10 @@ class Year:
     def failed(self) -> list[tuple[str, str, float, int, str]]:
         """Every failed visit: project, machine, when, status, what was said."""
         return [
-            (project, one[0], one[1], one[3], one[4])
+            (project, visit[0], visit[1], visit[3], visit[4])
             for project, visits in self._visits
-            for one in list(visits.seen)
-            if one[3] != 200
+            for visit in list(visits.seen)
+            if visit[3] != 200
         ]
 
     def counted(self) -> dict[str, list[int]]:
@@ -84,9 +84,9 @@ class Year:
         told: dict[str, list[int]] = {}
         for project, visits in self._visits:
             if project == self.counter.name:
-                for one in visits.seen:
-                    if one[3] == 200:
-                        told.setdefault(one[0], []).append(int(one[4]))
+                for visit in visits.seen:
+                    if visit[3] == 200:
+                        told.setdefault(visit[0], []).append(int(visit[4]))
         return told
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -116,24 +116,24 @@ class Year:
         answer = self.site.deploy(self.first)
         assert answer.code == 0, answer
         self.deploys_s.append(time.monotonic() - began_s)
-        running = [one for one in self.fleet.machines if one.process is not None]
+        running = [machine for machine in self.fleet.machines if machine.process is not None]
         until(lambda: self.site.greetings(running) == [greeting] * len(running), 60, f"all nodes to serve {greeting}")
 
     def findings(self) -> list[str]:
         """The faults that `doctor` names."""
         said = self.first.run("doctor", "--json").json["findings"]
-        return [f"{one['what']} ({one['advice']})" for one in said if one["fault"]]
+        return [f"{finding['what']} ({finding['advice']})" for finding in said if finding["fault"]]
 
     def _be_well(self, event: str) -> None:
         ends_s = time.monotonic() + SETTLED_S
-        while found := self.findings():
-            assert time.monotonic() < ends_s, f"after {event}: {found}"
+        while findings := self.findings():
+            assert time.monotonic() < ends_s, f"after {event}: {findings}"
 
     def _renewed(self) -> bool:
-        running = [one for one in self.fleet.machines if one.process is not None]
-        members = [one for machine in running for one in machine.members().values()]
-        fresh = all(one["expires_ms"] - self.fleet.now_ms > CERTIFICATE_LEFT_MS for one in members)
-        return fresh and all(one.connected() == len(self.fleet.machines) for one in running)
+        running = [machine for machine in self.fleet.machines if machine.process is not None]
+        members = [member for machine in running for member in machine.members().values()]
+        fresh = all(member["expires_ms"] - self.fleet.now_ms > CERTIFICATE_LEFT_MS for member in members)
+        return fresh and all(machine.connected() == len(self.fleet.machines) for machine in running)
 
     # --- what it costs ------------------------------------------------------------------------------------------------
 
@@ -171,9 +171,9 @@ class Year:
             "|--:|---|--:|--:|--:|--:|--:|--:|\n"
         )
         lines = [
-            f"| {one.day} | {one.event} | {one.took_s:.0f} | {one.visits} | {one.failed} | {one.deploy_s:.1f} "
-            f"| {one.memory_mib:.0f} | {one.disk_mib:.0f} |\n"
-            for one in self.rows
+            f"| {row.day} | {row.event} | {row.took_s:.0f} | {row.visits} | {row.failed} | {row.deploy_s:.1f} "
+            f"| {row.memory_mib:.0f} | {row.disk_mib:.0f} |\n"
+            for row in self.rows
         ]
         return head + "".join(lines)
 

@@ -111,9 +111,9 @@ class PostgresServer:
 
     def give_certificate(self, cert: Path, key: Path) -> None:
         """Have it speak TLS with these."""
-        for given, name in ((cert, "server.crt"), (key, "server.key")):
+        for file, name in ((cert, "server.crt"), (key, "server.key")):
             path = self.data / name
-            shutil.copy(given, path)
+            shutil.copy(file, path)
             path.chmod(0o600)
             if self._other:
                 shutil.chown(path, self._other, self._other)
@@ -155,13 +155,13 @@ class PostgresServer:
         subprocess.run([BINARIES / program, *map(str, arguments)], check=True, **self._as_other())
 
     def _as_other(self) -> dict[str, Any]:
-        given: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.folder}
-        return given | ({"user": self._other, "group": self._other, "extra_groups": []} if self._other else {})
+        settings: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.folder}
+        return settings | ({"user": self._other, "group": self._other, "extra_groups": []} if self._other else {})
 
 
 def _other_user() -> str:
     """Who runs it: PostgreSQL does not run as root. "" is whoever we are."""
     if os.geteuid() != 0:
         return ""
-    names = {one.pw_name for one in pwd.getpwall()}
+    names = {user.pw_name for user in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"

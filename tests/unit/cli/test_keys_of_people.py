@@ -333,17 +333,17 @@ def test_a_renewal_makes_no_second_person_of_a_founder() -> None:
 
 
 def test_a_renewal_that_is_repeated_renews_each_right_once_and_twice_is_once() -> None:
-    one = principal(NOW_MS)
-    first = one.each[0]
+    holder = principal(NOW_MS)
+    first = holder.each[0]
     for days in (1, 2, 3):  # what a renewal gave lies beside what it renewed: neither is renewed for the other
         until_ms = first.expires_ms + days * 10 * DAY_MS
-        (held,) = commands._to_renew(one, until_ms)
-        assert held.expires_ms == max(each.expires_ms for each in one.each)
-        given = replace(first, expires_ms=until_ms)
-        one = replace(one, beside=(*one.beside, given))
-        assert commands._to_renew(one, until_ms + DAY_MS // 2) == []
+        (held,) = commands._to_renew(holder, until_ms)
+        assert held.expires_ms == max(rights.expires_ms for rights in holder.each)
+        renewed = replace(first, expires_ms=until_ms)
+        holder = replace(holder, beside=(*holder.beside, renewed))
+        assert commands._to_renew(holder, until_ms + DAY_MS // 2) == []
     other = replace(first, projects=("another",))
-    assert commands._to_renew(replace(one, beside=(*one.beside, other)), one.each[-1].expires_ms) == [other]
+    assert commands._to_renew(replace(holder, beside=(*holder.beside, other)), holder.each[-1].expires_ms) == [other]
 
 
 def test_a_runner_keeps_nothing_of_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

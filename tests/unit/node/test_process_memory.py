@@ -31,8 +31,8 @@ print(resident_kib() - before)
 
 
 def grown_mib(how: str) -> float:
-    found = subprocess.run([sys.executable, "-c", CHURN, how], capture_output=True, text=True, check=True)
-    return int(found.stdout) / 1024
+    completed = subprocess.run([sys.executable, "-c", CHURN, how], capture_output=True, text=True, check=True)
+    return int(completed.stdout) / 1024
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps what was freed")
@@ -46,6 +46,6 @@ def test_what_lasts_is_out_of_the_collectors_sight() -> None:
         "import gc; from node.process_memory import set_aside_lasting_objects as aside; kept = [[] for _ in range(5000)]\n"
         "aside(); print(gc.get_freeze_count() > 5000, len(gc.get_objects()) < 2000, gc.get_threshold())"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == f"True True {COLLECTOR_THRESHOLDS}"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == f"True True {COLLECTOR_THRESHOLDS}"
     assert gc.get_freeze_count() == 0  # and this process is as it was

@@ -54,7 +54,7 @@ def rolling() -> MeshWorld:
     return world.started(2)
 
 
-@pytest.mark.parametrize("act", [one for one in get_args(Act) if one != "rollback"])
+@pytest.mark.parametrize("act", [act for act in get_args(Act) if act != "rollback"])
 def test_what_is_done_is_done_to_the_rollout_that_was_seen(rolling: MeshWorld, act: Act) -> None:
     now = shown(rolling.lane)
     assert press(act, rolling, now).says.startswith(act)

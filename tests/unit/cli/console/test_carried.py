@@ -66,9 +66,9 @@ class Liar:
 
 @pytest.fixture
 async def liar(tmp_path: Path) -> AsyncIterator[tuple[Liar, NodeClient]]:
-    made = Liar(tmp_path)
-    async with made.running() as client:
-        yield made, client
+    liar = Liar(tmp_path)
+    async with liar.running() as client:
+        yield liar, client
 
 
 async def test_no_answer_of_a_node_leads_this_machine_elsewhere(liar: tuple[Liar, NodeClient], tmp_path: Path) -> None:
@@ -95,9 +95,12 @@ async def test_a_nodes_answer_is_data_to_the_page_and_has_an_end(
 ) -> None:
     _, client = liar
     port = free_port()
-    made = Console("home", Context("ab" * 32, "", ""), client, MINE, port)
+    carrier = Console("home", Context("ab" * 32, "", ""), client, MINE, port)
     address = f"http://localhost:{port}/v1"
-    async with serving(port, "code", "console.html", made.by_code, signed=made.signed), aiohttp.ClientSession() as page:
+    async with (
+        serving(port, "code", "console.html", carrier.by_code, signed=carrier.signed),
+        aiohttp.ClientSession() as page,
+    ):
         for word, kind in (("json", "application/json"), ("html", None), ("script", None), ("svg", None)):
             async with page.get(f"{address}/{word}", headers=SIGNED) as answer:
                 assert answer.status == 200

@@ -62,9 +62,9 @@ class Traced:
 
 @pytest.fixture
 def traced(tmp_path: Path) -> Iterator[Traced]:
-    made = Traced(tmp_path)
-    yield made
-    for store in made.stores:
+    traced = Traced(tmp_path)
+    yield traced
+    for store in traced.stores:
         store.close()
 
 
@@ -77,20 +77,20 @@ def test_a_call_of_each_kind_of_store_hangs_below_its_request(traced: Traced) ->
     container = traced.do(blobs.blobstore, "get-container", "uploads")
     traced.do(blobs.container, "[method]container.has-object", container, "o")
     traced.do(messaging.consumer, "publish", ("orders", b"secret body", None))
-    found = traced.spans()
-    assert [(one.name, one.kind) for one in found] == [
+    spans = traced.spans()
+    assert [(span.name, span.kind) for span in spans] == [
         ("open visits", CLIENT), ("set visits", CLIENT), ("open main", CLIENT), ("execute main", CLIENT),
         ("has-object uploads", CLIENT), ("publish orders", PRODUCER),
     ]  # fmt: skip
-    assert {(one.trace_id, one.parent_id, one.failed) for one in found} == {(TRACE, REQUEST, "")}
-    assert len({one.span_id for one in found} | {REQUEST}) == len(found) + 1
-    assert all(began_ns <= one.began_ns <= one.ended_ns <= time.time_ns() for one in found)
-    assert found[1].attributes == {
+    assert {(span.trace_id, span.parent_id, span.failed) for span in spans} == {(TRACE, REQUEST, "")}
+    assert len({span.span_id for span in spans} | {REQUEST}) == len(spans) + 1
+    assert all(began_ns <= span.began_ns <= span.ended_ns <= time.time_ns() for span in spans)
+    assert spans[1].attributes == {
         "db.system.name": "freehold.keyvalue", "db.operation.name": "set", "db.namespace": "visits",
         "freehold.project": "shop", "deployment.environment.name": "production", "freehold.app": "web",
     }  # fmt: skip
-    assert found[5].attributes["messaging.destination.name"] == "orders"
-    assert b"secret" not in msgspec.json.encode(found), "what a guest stores is nobody's to see"
+    assert spans[5].attributes["messaging.destination.name"] == "orders"
+    assert b"secret" not in msgspec.json.encode(spans), "what a guest stores is nobody's to see"
 
 
 def test_what_a_store_refuses_says_of_which_kind_and_nothing_of_the_guest(traced: Traced) -> None:
@@ -130,8 +130,8 @@ def test_a_request_has_so_many_and_an_app_so_many_a_second_and_the_next_says_wha
     time.sleep(0.5)  # a burst's tenth is back
     traced.begin("01")
     traced.do(services.store2, "open", "visits")
-    (one,) = traced.spans()
-    assert one.attributes["freehold.spans_dropped"] == 3
+    (span,) = traced.spans()
+    assert span.attributes["freehold.spans_dropped"] == 3
 
 
 def test_a_span_costs_a_request_at_most_five_microseconds(traced: Traced) -> None:

@@ -66,9 +66,9 @@ def test_values_as_text() -> None:
 
 @pytest.mark.parametrize("given", ["SELECT ?", "SELECT ?, ?, ?"], ids=["fewer", "more"])
 def test_another_number_of_values_is_refused(given: str) -> None:
-    with pytest.raises(SqlError) as found:
+    with pytest.raises(SqlError) as refused:
         numbered(given, [1, 2])
-    assert found.value.code == "SQLITE_RANGE"
+    assert refused.value.code == "SQLITE_RANGE"
     with pytest.raises(SqlError):
         numbered("SELECT '\0'", ())
     with pytest.raises(SqlError):
@@ -76,11 +76,11 @@ def test_another_number_of_values_is_refused(given: str) -> None:
 
 
 def test_the_first_word_is_behind_comments() -> None:
-    for given, word in (
+    for statement, word in (
         ("/* SELECT */ -- x\n insert into n", "INSERT"), ("(SELECT 1)", "SELECT"), ("", ""), ("'COMMIT'", ""),
         ("/* /* */ COMMIT */ WITH a", "WITH"), ("  commit;", "COMMIT"),
     ):  # fmt: skip
-        assert first_word(given) == word, given
+        assert first_word(statement) == word, statement
 
 
 def test_a_refusal_has_the_nearest_name() -> None:

@@ -54,8 +54,8 @@ def sent(outbound: Outbound, serve: Any, given: Any, came: Any) -> list[bytes]:
     request.scheme, request.authority = ("HTTP", None), host
     answer = outgoing_handler.functions["handle"](guest, request, None)
     settled(answer)
-    kept = (b"traceparent:", b"tracestate:", b"x-request-id:", b"cookie:")
-    return [line for line in seen[0].split(b"\r\n") if line.lower().startswith(kept)]
+    names = (b"traceparent:", b"tracestate:", b"x-request-id:", b"cookie:")
+    return [line for line in seen[0].split(b"\r\n") if line.lower().startswith(names)]
 
 
 @pytest.mark.parametrize(

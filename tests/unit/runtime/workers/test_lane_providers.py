@@ -115,13 +115,13 @@ def test_only_a_database_that_is_mapped_leaves_the_node(tmp_path: Path) -> None:
         "shop", "web", "r1", tmp_path, "", sql=("own", "mapped"), stores="shop/production", providers={"mapped": "pg"}
     )
     own = SqliteSql(tmp_path / "node", "shop/production")
-    given = GuestServices(spec, Silent(), Providers(sql=own, declared_sql=declared_sql), None)
-    given.open_database("mapped").execute("CREATE TABLE n (x INTEGER)")
+    services = GuestServices(spec, Silent(), Providers(sql=own, declared_sql=declared_sql), None)
+    services.open_database("mapped").execute("CREATE TABLE n (x INTEGER)")
     with pytest.raises(SqlError, match="no such table"):
-        given.open_database("own").execute("SELECT x FROM n")
+        services.open_database("own").execute("SELECT x FROM n")
     assert asked == ["pg"]
     with pytest.raises(SqlError) as refusal:
-        given.open_database("pg")
+        services.open_database("pg")
     assert refusal.value.code == "SQLITE_AUTH"
     checked = GuestServices(spec, Silent(), Providers(sql=own), None)
     with pytest.raises(SqlError, match="no such table"):
