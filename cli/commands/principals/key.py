@@ -16,6 +16,7 @@ import msgspec
 from cli.access import contexts, half_made
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Context, Contexts
+from cli.access.ended_rights import as_it_was, name_it_had
 from cli.access.paper_key import from_paper, on_paper
 from cli.access.principals import Principal, principal_of, principals_of, require_admin, talk_as, unlock_admin
 from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm, unlock
@@ -28,6 +29,7 @@ from protocols.api_models import RightsView
 from protocols.changes.change import valid_name
 from protocols.envelope import Signed, encode, sign
 from protocols.keys import SEED_BYTES, Ed25519Signer
+from protocols.state.model import MeshState
 from protocols.trust.grants import GRANT_DOMAIN, Grant
 
 SEAL_ENTROPY_BYTES = 28
@@ -160,17 +162,20 @@ def paper(output: Output) -> None:
 def renew(output: Output, *, who: str | None, span: str, context_name: str | None, yes: bool) -> None:
     """Give a key its rights for another year, by an admin's signature: the same rights, the same key.
 
-    By default your own everyday key; WHO is a name or a key of freehold token list.
+    By default your own everyday key; WHO is a name or a key of freehold token list. What ended with its time, or with
+    the admin who gave it, is given anew, too.
     """
     _, context = contexts.current_context(context_name)
     require_admin(context, "renew a grant")
     mine = contexts.public_key(context.key).hex() if context.key else ""
-    principal, mesh = talk(context, lambda client: _found(client, who or mine))
+    (found_principal, mesh), state = talk(context, lambda client: _with_state(client, who or mine))
+    own_admin = contexts.public_key(context.admin) if found_principal.key == mine else b""
+    principal = as_it_was(found_principal, mesh, state.admins, own_admin=own_admin)
     until_ms = time.time_ns() // 1_000_000 + duration_ms(span)
     held = _to_renew(principal, until_ms)
     if principal.kind != "person" or not any(rights.roles for rights in principal.each):
         raise UsageError(
-            f"{principal.name or who} has no grant of a person to renew",
+            f"{principal.name or who or 'your everyday key'} has no grant of a person to renew",
             next_step="an agent's key is made anew: freehold token create NAME", kind="grant.none",
         )  # fmt: skip
     same_person = _is_same_person(principal, contexts.public_key(context.admin))
@@ -206,6 +211,10 @@ def _to_renew(principal: Principal, until_ms: int) -> list[RightsView]:
     return [rights for rights in different.values() if rights.expires_ms < until_ms - RENEWED_WITHIN_MS]
 
 
+async def _with_state(client: NodeClient, who: str) -> tuple[tuple[Principal, bytes], MeshState]:
+    return await _found(client, who), await client.state()
+
+
 async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:
     mesh = await client.mesh()
     if len(who) == 64:
@@ -213,7 +222,7 @@ async def _found(client: NodeClient, who: str) -> tuple[Principal, bytes]:
     principals = [
         principal
         for principal in await principals_of(client)
-        if who in {principal.name, principal.key[: max(8, len(who))]}
+        if who in {name_it_had(principal, mesh), principal.key[: max(8, len(who))]}
     ]
     if len(principals) != 1:
         what = f"{len(principals)} keys are called {who!r}" if principals else f"no key is called {who!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -47,7 +48,7 @@ def test_a_lost_admin_key_is_replaced_by_the_key_on_paper_as_the_guide_says(flee
             refused = machine.typed("project", "create", "early", "--json")
             assert refused.code != 0, "a recovery key administers nothing"
         else:
-            sure = ["-y"] if words[0] == "mesh" and words[-1] != "list" else []
+            sure = ["-y"] if words[-1] == "renew" or (words[0] == "mesh" and words[-1] != "list") else []
             answer = machine.typed(*words, *sure, "--json", typing=(PASSPHRASE,) * (2 if words[0] == "key" else 1))
             assert answer.code == 0, (line, answer)
             if words[:3] == ["key", "create", "ann-new"]:
@@ -57,6 +58,18 @@ def test_a_lost_admin_key_is_replaced_by_the_key_on_paper_as_the_guide_says(flee
     assert [entry["key"] for entry in listed["recovery"]] == [named["KEY"]]
     machine.typed_ok("project", "create", "shop")
     networks(machine)
+    everyday(machine)
+
+
+def everyday(machine: Machine) -> None:
+    """The everyday key may do what it might, as one person with the new admin, and so it is at a second renewal."""
+    mine = machine.ok("key", "renew", "-y")
+    assert mine["grants"] == 0, "renewed by the guide's last line, and not once more"
+    shown = json.loads(machine.get(f"/v1/principals/{mine['key']}"))
+    assert shown["problem"] == ""
+    assert {"propose", "start"} <= set(shown["verbs"])
+    admins = machine.ok("mesh", "admins", "list")["admins"]
+    assert admins[0]["key"] in shown["lineage"]
 
 
 def networks(one: Machine) -> None:
