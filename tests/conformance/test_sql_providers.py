@@ -15,16 +15,13 @@ from runtime.services.sqlite_sql import SqlCaps, SqliteSql
 from tests.conformance import sql_providers
 from tests.conformance.keyvalue_providers import NEAR
 from tests.conformance.sql_providers import CAPABILITIES, LACKS, PROVIDERS, Make
-from tests.support.runtime.postgres_server import BINARIES, PostgresServer, needs_postgres
+from tests.support.runtime.postgres_server import PostgresServer, needs_postgres, running_postgres
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    if BINARIES is None:
-        pytest.skip("no package of PostgreSQL is on this machine")
-    server = PostgresServer()
-    yield server
-    server.close()
+    with running_postgres() as postgres:
+        yield postgres
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from runtime.services import postgres_sql, postgres_tenants
 from runtime.services.declared_providers import DeclaredProvider, provider_problem
 from runtime.services.postgres_sql import LINKS_MAX, PostgresConnection, PostgresSql
 from runtime.services.sqlite_sql import SqlCaps
-from tests.support.runtime.postgres_server import BINARIES, PostgresServer, needs_postgres
+from tests.support.runtime.postgres_server import PostgresServer, needs_postgres, running_postgres
 
 OWNER = "shop/production"
 pytestmark = needs_postgres
@@ -27,11 +27,8 @@ pytestmark = needs_postgres
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    if BINARIES is None:
-        pytest.skip("no package of PostgreSQL is on this machine")
-    server = PostgresServer()
-    yield server
-    server.close()
+    with running_postgres() as postgres:
+        yield postgres
 
 
 @pytest.fixture

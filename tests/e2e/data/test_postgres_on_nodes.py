@@ -14,7 +14,7 @@ import pytest
 from runtime.services.postgres_tenants import THROWN_AWAY, place_of
 from tests.support.mesh.nodes import Fleet, Machine, until
 from tests.support.mesh.python_app import PythonApp, solo
-from tests.support.runtime.postgres_server import BINARIES, PostgresServer, needs_postgres
+from tests.support.runtime.postgres_server import PostgresServer, needs_postgres, running_postgres
 from tests.support.runtime.projects import own_cache
 
 APP = """
@@ -64,11 +64,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    if BINARIES is None:
-        pytest.skip("no package of PostgreSQL is on this machine")
-    server = PostgresServer()
-    yield server
-    server.close()
+    with running_postgres() as postgres:
+        yield postgres
 
 
 def app_of(folder: Path, name: str) -> PythonApp:

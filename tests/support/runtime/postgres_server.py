@@ -10,6 +10,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,15 @@ def _other_user() -> str:
         return ""
     names = {user.pw_name for user in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server of one's own until the end of the block; where no package of it is, what asks for one is skipped."""
+    if BINARIES is None:
+        pytest.skip("no package of PostgreSQL is on this machine")
+    postgres = PostgresServer()
+    try:
+        yield postgres
+    finally:
+        postgres.close()
