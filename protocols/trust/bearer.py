@@ -33,12 +33,17 @@ def make_token(mesh: bytes, secret: bytes) -> str:
 
 
 def signer_of(token: str, mesh: bytes) -> Ed25519Signer | None:
-    """Return the key that a token stands for in this mesh; None for one of another mesh or of another form."""
+    """Return the key that a token stands for in this mesh; None for one of another mesh or of another form.
+
+    A token has one spelling: the last character has two bits that mean nothing, and must be zero.
+    """
     answer = _FORM.fullmatch(token)
     if answer is None or answer[1] != mesh.hex()[:MESH_CHARS]:
         return None
     try:
         secret = base64.b64decode(answer[2] + "=", altchars=b"-_", validate=True)
     except binascii.Error:
+        return None
+    if make_token(mesh, secret) != token:
         return None
     return Ed25519Signer(hashlib.sha256(_PURPOSE + mesh + secret).digest())

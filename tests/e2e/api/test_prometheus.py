@@ -102,5 +102,5 @@ async def test_prometheus_scrapes_with_a_token_and_can_evaluate_every_rule(tmp_p
                     await asyncio.sleep(0.2)
             assert set(rules) == set(NAMES)
             assert json.dumps(entry).count('"state": "firing"') == 0
-            (tmp_path / "token").write_text(token[:-1] + ("a" if token[-1] != "a" else "b"))
+            (tmp_path / "token").write_text(token[:-2] + ("aA" if token[-2] != "a" else "bA"))
             await asked(session, address, "up", "0")
