@@ -60,7 +60,8 @@ ELSEWHERE = {
 ONE_WRITE = {
     "abort", "approve", "ci exchange", "data freeze", "data promote", "data standby", "data thaw", "env create",
     "env freeze", "env networks", "env set", "env unfreeze", "key renew", "mesh acknowledge", "mesh address",
-    "mesh admins add", "mesh admins remove", "mesh admins sign", "mesh invite", "mesh label", "mesh leave", "mesh remove",
+    "mesh admins add", "mesh admins remove", "mesh admins sign", "mesh cosign", "mesh invite",
+    "mesh label", "mesh leave", "mesh remove",
     "mesh reset", "mesh rules", "mesh upgrade abort", "mesh upgrade pause", "mesh upgrade start", "mesh voters",
     "node drain", "node uninstall", "node undrain", "passkey add", "passkey remove", "pause", "policy set",
     "project create", "project place", "promote", "propose", "reject", "release push", "resume", "rollback", "secret rm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 
@@ -15,7 +16,7 @@ from cli.commands.mesh.admins import plan_of
 from cli.commands.principals.key import _again
 from protocols.api_data import MandateBody
 from protocols.api_upkeep import UpgradeBody, UpgradeView
-from protocols.changes.mandates import DataMandate, sign_mandate
+from protocols.changes.mandates import MANDATE_AHEAD_MS, DataMandate, sign_mandate
 from protocols.envelope import encode, sign
 from protocols.keys import Ed25519Signer
 from protocols.machine import Digest, PeerId
@@ -77,6 +78,7 @@ async def test_an_upgrade_and_a_mandate_ask_for_both_admins_and_go_from_hand_to_
         mesh, state = await client.mesh(), await client.state()
         plan = plan_of(state, [second.public_key], [], 2)
         await client.decide_signed(changed(house.admin, mesh, state, plan.after, plan.threshold))
+        await asyncio.sleep(MANDATE_AHEAD_MS / 1000)  # a mandate that may be from before the node's start is none
         now_ms, node = time.time_ns() // 1_000_000, PeerId((await client.get("/v1/node"))["node"])
         start = UpgradePaper("start", now_ms, "0.2.0", (Wheel("freehold-0.2.0-py3-none-any.whl", b"d" * 32),))
         freeze = DataMandate("freeze", "shop", "production", node, secrets.token_bytes(16), now_ms)
