@@ -140,15 +140,15 @@ def held_evidence(root: Path, build: str, release: Release, configuration: bytes
 
     A configuration names the components, so a run that names it is about them; a build's provenance names them itself.
     """
-    components, digests = {component.digest for component in release.components}, []
+    components, envelopes = {component.digest for component in release.components}, []
     for path in sorted(evidence_folder(root, "").glob(f"{build or '*'}/*.json")):
         data = path.read_bytes()
         read = read_evidence(Ed25519Verifier(), mesh_of(data), data) if len(data) <= BODY_MAX_BYTES else None
         if not isinstance(read, Attested):
             continue
         if configuration in read.configurations or (read.kind == "build" and components <= set(read.components)):
-            digests.append(data)
-    return tuple(digests)
+            envelopes.append(data)
+    return tuple(envelopes)
 
 
 async def publish_evidence(client: NodeClient, release: Release, envelope: bytes) -> None:

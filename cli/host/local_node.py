@@ -334,10 +334,7 @@ def _kind(error: NodeError) -> str:
 
 def _busy(config: NodeConfig, error: Exception) -> NodeFailedError:
     """What a start that failed is told as: a port that somebody has by its owner's name, all else in its own words."""
-    if not any(
-        isinstance(base_exception, OSError) and base_exception.errno == errno.EADDRINUSE
-        for base_exception in (error, error.__cause__)
-    ):
+    if not any(isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE for cause in (error, error.__cause__)):
         return NodeFailedError(NodeError(f"the node cannot run: {error}", "freehold doctor"))
     advice = "stop it, or choose another address with --listen, --ingress or --api"
     for address in (*config.listen, *config.ingress, *config.ingress_tls):

@@ -46,9 +46,9 @@ async def rollback_target(client: NodeClient, lane: Lane, prefix: str) -> Deploy
         if prefix and base.change.hex().startswith(prefix):
             return None
         if prefix and base.release.hex().startswith(prefix):
-            deployeds = [deployed for deployed in lane.retained if deployed.release.hex().startswith(prefix)]
-            if deployeds:  # with other secrets, or another configuration: asked for twice it would go there and back
-                raise _several(prefix, [base, *deployeds])
+            matching = [deployed for deployed in lane.retained if deployed.release.hex().startswith(prefix)]
+            if matching:  # with other secrets, or another configuration: asked for twice it would go there and back
+                raise _several(prefix, [base, *matching])
             return None
         if not prefix and await _rolled_back(client, lane):
             return None

@@ -275,16 +275,16 @@ def _how_it_is_observed(facts: _Facts) -> WhyAnswer:
 
 
 def _how_rollback_works(facts: _Facts) -> WhyAnswer:
-    deployeds = [deployed for deployed in facts.lane.retained if not deployed.withdrawn]
+    retained = [deployed for deployed in facts.lane.retained if not deployed.withdrawn]
     said = ["freehold rollback returns code, configuration and secret versions together, at once, without stages"]
-    if deployeds:
-        said.append(f"it goes to release {deployeds[0].release.hex()[:12]} of change {deployeds[0].change.hex()[:12]}")
-        said.append(f"kept and compiled: {', '.join(deployed.release.hex()[:12] for deployed in deployeds)}")
+    if retained:
+        said.append(f"it goes to release {retained[0].release.hex()[:12]} of change {retained[0].change.hex()[:12]}")
+        said.append(f"kept and compiled: {', '.join(deployed.release.hex()[:12] for deployed in retained)}")
     else:
         said.append("there is no earlier release to return to yet")
     held = ", ".join(facts.title(node) for node in facts.holders) or "no node says so"
     said.append(f"what runs now is held by {held}")
-    sources = [Source("change", deployed.change.hex(), (facts.name(deployed.author.hex()),)) for deployed in deployeds]
+    sources = [Source("change", deployed.change.hex(), (facts.name(deployed.author.hex()),)) for deployed in retained]
     return WhyAnswer("How does rollback work, and to what?", tuple(said), _sources(facts.decided("rollback"), *sources))
 
 

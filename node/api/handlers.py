@@ -313,7 +313,7 @@ async def changes(call: Call) -> Page:
     """List proposed changes, newest first."""
     control: Control = call.node
     wanted = call.query.get("project", ""), call.query.get("environment", "")
-    proposeds = [
+    proposals = [
         change
         for change in control.core.dossiers.changes.values()
         if (not wanted[0] or change.change.project == wanted[0])
@@ -324,7 +324,7 @@ async def changes(call: Call) -> Page:
     def key(one: Proposed) -> str:
         return f"{one.change.created_ms:020d}-{one.id.hex()}"
 
-    cut = page(sorted(proposeds, key=key, reverse=True), key, call.query)
+    cut = page(sorted(proposals, key=key, reverse=True), key, call.query)
     return Page(tuple(_change_view(control, item) for item in cut.items), cut.cursor)
 
 

@@ -236,9 +236,7 @@ class Audit:
         lineage: dict[str, None] = {}
         for key in paper.signers:
             rights = self._core.dossiers.rights(key, now.wall_ms)
-            lineage.update(
-                dict.fromkeys(digest.hex() for digest in rights.behind) if isinstance(rights, Rights) else {}
-            )
+            lineage.update(dict.fromkeys(key.hex() for key in rights.behind) if isinstance(rights, Rights) else {})
         entry = AuditEntry(
             number=0,
             at_ms=now.wall_ms,

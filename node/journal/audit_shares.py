@@ -70,16 +70,16 @@ class Refusals:
 
     def due(self, wall_ms: int) -> list[RefusalsTold]:
         """Return what is to be told now: the windows that are over; one without a refusal is forgotten."""
-        refusals_tolds = []
+        told = []
         early = list(self._windows)[: max(0, len(self._windows) - WINDOWS_MAX)]
         for caller in [*early, *(text for text, window in self._windows.items() if window.ends_ms <= wall_ms)]:
             window = self._windows.pop(caller, None)
             if window is None or not window.count:
                 continue
-            refusals_tolds.append(RefusalsTold(caller, window.count, window.first_ms, window.last_ms, window.rules))
+            told.append(RefusalsTold(caller, window.count, window.first_ms, window.last_ms, window.rules))
             width_ms = min(2 * window.width_ms, WINDOW_MAX_MS)
             self._windows[caller] = _Window(wall_ms + width_ms, width_ms)
-        return refusals_tolds
+        return told
 
 
 class CallerShares:

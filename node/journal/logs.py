@@ -119,15 +119,15 @@ class LogStore:
 
         It looks at some at a time, from the newest on, so that the others who use the loop have their turns.
         """
-        digests: list[bytes] = []
+        lines: list[bytes] = []
         for number, line in enumerate(reversed(list(self._recent)), 1):
-            if len(digests) >= limit:
+            if len(lines) >= limit:
                 break
             if wanted.matches(line) and seen(line):
-                digests.append(line)
+                lines.append(line)
             if number % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return digests[::-1]
+        return lines[::-1]
 
     @property
     def followers(self) -> int:
@@ -162,10 +162,10 @@ class LogStore:
                 if path.stat().st_mtime < oldest_s:
                     path.unlink()
         oldest = datetime.fromtimestamp(oldest_s, UTC).isoformat(timespec="milliseconds")
-        digests = [line for line in self._recent if _time_of(line) >= oldest]
-        if len(digests) < len(self._recent):
+        recent = [line for line in self._recent if _time_of(line) >= oldest]
+        if len(recent) < len(self._recent):
             self._recent.clear()
-            self._recent.extend(digests)
+            self._recent.extend(recent)
         if self._size and _time_of(self._first()) < datetime.fromtimestamp(now_s - DAY_S, UTC).isoformat():
             with contextlib.suppress(OSError):
                 self._turn()

@@ -63,13 +63,13 @@ class RecentAnswers:
         if not self._looks:
             return {}
         before = self._looks[0]
-        recents = {}
+        by_app = {}
         for name, total in self._counts.totals.items():
             answers = _grown(total.statuses, before.answers.get(name, {}))
             ends = _grown(total.outcomes, before.ends.get(name, {}))
             ends.pop(GOOD_END, None)
-            recents[name] = Recent(sum(answers.values()), answers.get("5xx", 0), ends)
-        return recents
+            by_app[name] = Recent(sum(answers.values()), answers.get("5xx", 0), ends)
+        return by_app
 
 
 def _grown(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:

@@ -185,8 +185,10 @@ class Schedules:
             if now > after or after - now > CORRECTION_MINUTES:
                 record.upto = now
             asked = (app.schedule, after, now, MISSED_MAX + (name in due))
-            thread = await asyncio.to_thread(due_minutes, *asked) if now - after > LONG_MINUTES else due_minutes(*asked)
-            missed = thread[:-1] if name in due else thread
+            minutes = (
+                await asyncio.to_thread(due_minutes, *asked) if now - after > LONG_MINUTES else due_minutes(*asked)
+            )
+            missed = minutes[:-1] if name in due else minutes
             if missed:
                 record.missed += len(missed)
                 record.missed_last_ms = missed[-1] * MINUTE_MS

@@ -211,12 +211,12 @@ class Workloads:
 
     def kept_artifacts(self) -> set[bytes]:
         """What no collection may take: all that any lane runs or can go back to, and what is prepared here."""
-        digests: set[bytes] = set()
+        needed: set[bytes] = set()
         for deployed in self._decided():
-            digests |= {deployed.configuration, *self._releases.named_by(deployed.release)}
+            needed |= {deployed.configuration, *self._releases.named_by(deployed.release)}
         for prepared in (*self._prepared.values(), *(running.prepared for running in self.running.values())):
-            digests |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
-        return digests
+            needed |= {*self._releases.named_by(prepared.release), digest(encode(prepared.effective))}
+        return needed
 
     # --- preparing ---------------------------------------------------------------------------------------------------
 

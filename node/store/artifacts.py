@@ -161,10 +161,10 @@ class ArtifactStore:
     async def verify(self, digest: bytes) -> bool:
         """Whether the stored bytes still have their digest; if not, they are removed."""
         path = self.path(digest)
-        thread = await asyncio.to_thread(_file_digest, path)
-        if thread != digest:
+        actual = await asyncio.to_thread(_file_digest, path)
+        if actual != digest:
             path.unlink(missing_ok=True)
-        return thread == digest
+        return actual == digest
 
     def collect(self, keep: Collection[bytes], max_bytes: int = STORE_MAX_BYTES) -> list[str]:
         """Remove the least recently used artifacts beyond `max_bytes`, never one in `keep`; return their names."""

@@ -70,9 +70,9 @@ class Recovery:
         if voter_of(context.ledger.voters, peer) is None:
             context.reject(peer, "chain.not-a-voter")
             return
-        found_accepted = answer.accepted
-        if found_accepted is not None:
-            problem = context.accepted_problem(found_accepted, (found_accepted.ballot, digest(found_accepted.decision)))
+        accepted = answer.accepted
+        if accepted is not None:
+            problem = context.accepted_problem(accepted, (accepted.ballot, digest(accepted.decision)))
             if problem:
                 context.reject(peer, "chain.promise-incomplete", problem)
                 return

@@ -224,14 +224,14 @@ class RolloutAgent:
     def _retain(self) -> list[Effect]:
         """Order what must be prepared here and what may be collected."""
         assert self._state is not None
-        digests: list[Digest] = []
+        changes: list[Digest] = []
         for lane in self._state.lanes:
             if self._me in eligible(self._state, lane.environment):
                 candidate = (lane.rollout.candidate,) if lane.rollout and self._me in lane.rollout.order else ()
                 base = (lane.base,) if lane.base is not None else ()
-                digests += [entry.change for entry in (*base, *candidate, *lane.retained)]
-        effects = self._prepare(dict.fromkeys(digests))
-        retained = tuple(sorted(set(digests)))
+                changes += [entry.change for entry in (*base, *candidate, *lane.retained)]
+        effects = self._prepare(dict.fromkeys(changes))
+        retained = tuple(sorted(set(changes)))
         if retained != self._retained:
             self._retained = retained
             effects.append(Notify(Retain(retained)))

@@ -219,10 +219,10 @@ class Conductor:
         stage = self._stages.get((Digest(rollout), opened))
         if stage is None:
             return ()
-        digests = [data for node, (_, data) in sorted(stage.verdicts.items()) if not self._revoked(node)]
+        statements = [data for node, (_, data) in sorted(stage.verdicts.items()) if not self._revoked(node)]
         for votes in stage.votes():
-            digests += [data for node, data in sorted(votes.items()) if not self._revoked(node)]
-        return tuple(digests)
+            statements += [data for node, data in sorted(votes.items()) if not self._revoked(node)]
+        return tuple(statements)
 
     def verdicts(self, rollout: bytes, opened: int) -> Mapping[PeerId, HealthVerdict]:
         """Return the newest verdict of each node for that stage (freshness.View)."""

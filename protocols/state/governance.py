@@ -204,13 +204,13 @@ def _set_admins_refusal(state: MeshState, case: Case) -> Refusal | None:
 
 def _set_admins(state: MeshState, action: SetAdmins) -> MeshState | Refusal:
     keys = action.admins
-    own, digests = admin_keys(keys), recovery_keys(keys)
-    if not own or len(keys) > ADMINS_MAX or len(own) + len(digests) != len(keys):
+    own, recovery = admin_keys(keys), recovery_keys(keys)
+    if not own or len(keys) > ADMINS_MAX or len(own) + len(recovery) != len(keys):
         return Refusal("admins.malformed", f"there are 1 to {ADMINS_MAX} admin keys of {PUBLIC_KEY_BYTES} bytes")
-    if digests and state.rules_version < RECOVERY_RULES:
+    if recovery and state.rules_version < RECOVERY_RULES:
         step = "an admin: freehold mesh rules --raise"
         return Refusal("rules.recovery", f"a recovery key needs rules {RECOVERY_RULES}; {step}")
-    if any(first >= second for first, second in pairwise(keys)) or not set(own).isdisjoint(digests):
+    if any(first >= second for first, second in pairwise(keys)) or not set(own).isdisjoint(recovery):
         return Refusal("admins.malformed", "admin keys are not distinct and ascending")
     if not 0 < action.threshold <= len(own):
         return Refusal("admins.malformed", "the threshold is between 1 and the number of admin keys")

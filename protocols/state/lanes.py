@@ -66,9 +66,9 @@ class StageStatements:
 
 def step(state: MeshState, lane: Lane, case: Case, action: RolloutAction) -> Lane | Refusal:
     """Return the lane after `action`, or the first rule it breaks. `state` is the one before the command."""
-    refuses = check(lane, action)
-    if refuses is not None:
-        return Refusal(refuses.rule, refuses.detail)
+    rule_broken = check(lane, action)
+    if rule_broken is not None:
+        return Refusal(rule_broken.rule, rule_broken.detail)
     after = _step(state, lane, case, action)
     if isinstance(after, Refusal):
         return after
@@ -340,8 +340,8 @@ def _withdraw(state: MeshState, lane: Lane, case: Case, action: WithdrawApproval
         refusal = _signed(case, lane, "approve")
         if refusal is not None:
             return refusal
-    withdrawns = tuple(withdrawn for withdrawn in lane.withdrawn if case.at_ms - withdrawn.at_ms < APPROVAL_MAX_MS)
-    if len(withdrawns) + len(keys) > WITHDRAWN_MAX:
+    withdrawals = tuple(withdrawn for withdrawn in lane.withdrawn if case.at_ms - withdrawn.at_ms < APPROVAL_MAX_MS)
+    if len(withdrawals) + len(keys) > WITHDRAWN_MAX:
         return Refusal("approval.withdrawals-full", f"at most {WITHDRAWN_MAX} withdrawals are remembered at a time")
     rollout = lane.rollout
     if rollout is not None:
@@ -351,7 +351,7 @@ def _withdraw(state: MeshState, lane: Lane, case: Case, action: WithdrawApproval
         rollout = replace(rollout, candidate=candidate, paused=paused)
     return replace(
         lane,
-        withdrawn=(*withdrawns, *(Withdrawn(change, key, case.at_ms) for key in keys)),
+        withdrawn=(*withdrawals, *(Withdrawn(change, key, case.at_ms) for key in keys)),
         base=lane.base and _without(lane.base, change, keys),
         retained=tuple(_without(deployed, change, keys) for deployed in lane.retained),
         rollout=rollout,
@@ -363,15 +363,15 @@ def _withdrawing(state: MeshState, case: Case, change: bytes, key: bytes) -> tup
 
     A passkey signs approvals only: what it said is taken back with the key that it names as its person's.
     """
-    digests = {key}
+    approvers = {key}
     for named in case.exhibits.exhibits.approvals if state.rules_version >= PASSKEY_RULES else ():
         approval = read_approval(case.rules.verifier, case.rules.mesh, case.material[Digest(named)])
         if isinstance(approval, Refusal):
             return approval
         if approval.change != change or approval.person != key:
             return Refusal("approval.withdrawal", "the approval shown is of another change or person")
-        digests.add(approval.key)
-    return tuple(sorted(digests))
+        approvers.add(approval.key)
+    return tuple(sorted(approvers))
 
 
 def _without(deployed: Deployed, change: bytes, keys: Sequence[bytes]) -> Deployed:

@@ -220,20 +220,20 @@ class TrustStore:
         resting = self._resting(statement)
         if isinstance(resting, Refusal):
             return resting
-        chosen_digest = statement_id(statement.signed)
-        if chosen_digest not in self._said:
-            self._said[chosen_digest] = resting
+        name = statement_id(statement.signed)
+        if name not in self._said:
+            self._said[name] = resting
             self._weigh()
             self.version += 1
-        return _BY_REVOKED if chosen_digest in self._void else resting.revocation
+        return _BY_REVOKED if name in self._void else resting.revocation
 
     def void_revocation(self, statement: RevocationStatement) -> Refusal | None:
         """Return why a revocation would not count if it were made now; learns nothing."""
         resting = self._resting(statement)
         if isinstance(resting, Refusal):
             return resting
-        chosen_digest = statement_id(statement.signed)
-        return _BY_REVOKED if chosen_digest in void_among({**self._said, chosen_digest: resting}) else None
+        name = statement_id(statement.signed)
+        return _BY_REVOKED if name in void_among({**self._said, name: resting}) else None
 
     # --- questions about nodes ----------------------------------------------------------------------------------------
 

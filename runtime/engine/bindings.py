@@ -275,8 +275,8 @@ class RawComponent:
     def function(self, store: RawStore, instance: Any, index: int) -> RawFunc:
         """Return the export at `index`."""
         func = _bindings.wasmtime_component_func_t()
-        found_func = _get_func(ctypes.byref(instance), store.context, index, ctypes.byref(func))
-        assert found_func, "the index came from this component's own function"
+        exists = _get_func(ctypes.byref(instance), store.context, index, ctypes.byref(func))
+        assert exists, "the index came from this component's own function"
         return RawFunc(store.context, ctypes.byref(func))
 
 

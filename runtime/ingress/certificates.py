@@ -103,9 +103,9 @@ class Certificates:
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, begun: ssl.SSLContext) -> int | None:
         wanted = (name or "").lower()
-        sslcontext = self._by_name.get(wanted) or self._by_name.get("*." + wanted.partition(".")[2])
-        if sslcontext is not None:
-            connection.context = sslcontext
+        tls_context = self._by_name.get(wanted) or self._by_name.get("*." + wanted.partition(".")[2])
+        if tls_context is not None:
+            connection.context = tls_context
         elif not self._by_name:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         return None
@@ -131,20 +131,20 @@ def read(folder: Path) -> list[Loaded]:
 
 def read_some(folder: Path) -> list[Loaded]:
     """Return every certificate that can be read, in order of file name. Raises `CertificateError` if none can."""
-    loadeds, problems = _readable(folder)
-    if not loadeds:
+    certificates, problems = _readable(folder)
+    if not certificates:
         raise problems[0] if problems else CertificateError(f"{folder} holds no NAME.pem")
-    return loadeds
+    return certificates
 
 
 def _readable(folder: Path) -> tuple[list[Loaded], list[CertificateError]]:
-    loadeds, problems = [], []
+    certificates, problems = [], []
     for path in sorted(folder.glob("*.pem"))[:FILES_MAX]:
         try:
-            loadeds.append(_load(path))
+            certificates.append(_load(path))
         except CertificateError as error:
             problems.append(error)
-    return loadeds, problems
+    return certificates, problems
 
 
 def best_first(loaded: Sequence[Loaded]) -> list[Loaded]:

@@ -59,8 +59,8 @@ class FrontFolder:
     def proof_open(self) -> bool:
         """Whether a challenge over TLS may be asked for now."""
         try:
-            with os.scandir(self.alpn) as scandir_iterator:
-                return next(scandir_iterator, None) is not None
+            with os.scandir(self.alpn) as listing:
+                return next(listing, None) is not None
         except OSError:
             return False
 
@@ -78,10 +78,10 @@ class FrontFolder:
             return None
 
         def choose(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
-            sslcontext = by_name.get((name or "").lower())
-            if sslcontext is None:
+            tls_context = by_name.get((name or "").lower())
+            if tls_context is None:
                 return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-            connection.context = sslcontext
+            connection.context = tls_context
             return None
 
         front = next(iter(by_name.values()))

@@ -145,8 +145,8 @@ def wrapped(data: bytes, entry: str) -> bytes | None:
     hexes = len(prefix.imports)  # the index of the first instance after the imported ones; the adapter's is the next
     position = {name: prefix.types + n for n, name in enumerate(types)}
     kept_names = [name for name in names if name not in moved]
-    digests = [_argument(name, _TYPE, index) for name, index in position.items()]
-    digests += [_argument(_plain(name), _FUNCTION, n) for n, name in enumerate([*kept_names, *moved])]
+    arguments = [_argument(name, _TYPE, index) for name, index in position.items()]
+    arguments += [_argument(_plain(name), _FUNCTION, n) for n, name in enumerate([*kept_names, *moved])]
     imported = [
         _argument(name, _INSTANCE, hexes + 1 if split_import(name)[0] == _STREAMS else n)
         for n, name in enumerate(prefix.imports)
@@ -160,7 +160,7 @@ def wrapped(data: bytes, entry: str) -> bytes | None:
         _items(6, [_alias(prefix.at, name, _FUNCTION) for name in kept_names]),
         _items(6, [_alias(hexes, _plain(name), _FUNCTION) for name in moved]),
         section(4, _adapter(types, names)),
-        _items(5, [b"\0\0" + vector(digests)]),
+        _items(5, [b"\0\0" + vector(arguments)]),
         section(4, data),
         _items(5, [b"\0\1" + vector(imported)]),
         _items(6, [_alias(hexes + 2, entry, _INSTANCE)]),

@@ -305,8 +305,8 @@ class RedisBucket:
         if not keys:
             return []
         encoded = [_encoded(key) for key in keys]
-        digests: list[bytes | None] = self._provider.asked(lambda client: client.hmget(self._names[0], encoded))
-        return digests
+        values: list[bytes | None] = self._provider.asked(lambda client: client.hmget(self._names[0], encoded))
+        return values
 
     def set_many(self, pairs: Sequence[tuple[str, bytes]]) -> None:
         """Store all pairs, or none of them."""

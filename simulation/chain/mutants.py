@@ -155,11 +155,11 @@ def _kept_store_id() -> Sequence[Patch]:
 
     def zombie(self: Chain) -> None:
         start(self)
-        its_context = self._at
-        old = voter_of(its_context.ledger.voters, its_context.setup.node)
+        context = self._at
+        old = voter_of(context.ledger.voters, context.setup.node)
         if old is not None and old.store_id != self.store_id:
-            its_context.acceptor.record = fresh_record(old.store_id)
-            its_context.acceptor.open(its_context.ledger.position)
+            context.acceptor.record = fresh_record(old.store_id)
+            context.acceptor.open(context.ledger.position)
 
     return [(Chain, "_start", zombie)]
 

@@ -103,8 +103,8 @@ def _one_suffices() -> Sequence[Patch]:
     asked = governance._set_admins_refusal
 
     def lenient(state: Any, case: Any) -> Any:
-        digests = recovery_keys(state.admins)
-        return None if any(key in digests for key in case.signers) else asked(state, case)
+        recovery = recovery_keys(state.admins)
+        return None if any(key in recovery for key in case.signers) else asked(state, case)
 
     return [(governance, "_set_admins_refusal", lenient)]
 

@@ -14,7 +14,7 @@ from tests.support.runtime.projects import own_cache
 
 
 async def _judged(names: list[str], *, quiet: bool) -> list[Judged]:
-    judgeds = []
+    results = []
     for shape in shapes():
         if names and shape.name not in names:
             continue
@@ -25,10 +25,10 @@ async def _judged(names: list[str], *, quiet: bool) -> list[Judged]:
             continue
         with tempfile.TemporaryDirectory() as work:
             async for judged in judge(shape, Path(work)):
-                judgeds.append(judged)
+                results.append(judged)
                 if not quiet or judged.verdict == "wrong":
                     print(f"{judged.verdict:8}{judged.subject}  {judged.said}".rstrip(), flush=True)
-    return judgeds
+    return results
 
 
 def main() -> int:

@@ -22,9 +22,9 @@ async def test_every_subject_is_right_or_refused(shape: Shape, tmp_path: Path) -
         missing = lacking(shape)
     if missing:
         pytest.skip(f"it needs {missing}")
-    judgeds = [judged async for judged in judge(shape, tmp_path)]
-    assert len(judgeds) == len(shape.subjects)
-    assert [(judged.subject, judged.said) for judged in judgeds if judged.verdict == "wrong"] == []
+    results = [judged async for judged in judge(shape, tmp_path)]
+    assert len(results) == len(shape.subjects)
+    assert [(judged.subject, judged.said) for judged in results if judged.verdict == "wrong"] == []
 
 
 def test_the_suite_is_as_large_as_it_should_be() -> None:

@@ -208,12 +208,12 @@ async def _touches(client: NodeClient, change: str, person: bytes) -> tuple[byte
         return ()
     papers, mesh = await client.read(PapersView, f"/v1/changes/{change}/papers"), await client.mesh()
     envelopes = [approval.envelope for approval in papers.approvals if approval.by_passkey]
-    digests = []
+    envelopes = []
     for envelope in envelopes:
         read = read_approval(Ed25519Verifier(), mesh, envelope)
         if not isinstance(read, Refusal) and read.person == person:
-            digests.append(envelope)
-    return tuple(digests)
+            envelopes.append(envelope)
+    return tuple(envelopes)
 
 
 @command("reject", examples=('freehold reject 3f9a12 -m "it opens the network"',))

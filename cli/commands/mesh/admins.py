@@ -70,15 +70,15 @@ class AdminsPlan:
     def warnings(self) -> tuple[str, ...]:
         """What the plan makes easier to lose, or to take."""
         texts: list[str] = []
-        own, digests = admin_keys(self.after), recovery_keys(self.after)
+        own, recovery = admin_keys(self.after), recovery_keys(self.after)
         if self.threshold == 1 and len(own) > 1:
             texts.append("any one of these keys decides alone; --threshold 2 asks for two")
-        if self.threshold == len(own) and not digests:
+        if self.threshold == len(own) and not recovery:
             texts.append(
                 "with one key lost nobody administers the mesh any more; keep one on paper for that: freehold key paper, "
                 "then freehold mesh admins add KEY --recovery"
             )
-        if len(digests) >= self.threshold:
+        if len(recovery) >= self.threshold:
             texts.append("the recovery keys alone can name other admins: keep them where nobody finds them together")
         if self.threshold < self.threshold_before:
             texts.append(f"fewer signatures than before: {self.threshold} where it was {self.threshold_before}")
@@ -139,12 +139,12 @@ def show(output: Output, context_name: str | None) -> None:
     _, context = contexts.current_context(context_name)
     state = talk(context, lambda client: client.state())
     mine = _mine(context)
-    own, digests = admin_keys(state.admins), recovery_keys(state.admins)
+    own, recovery = admin_keys(state.admins), recovery_keys(state.admins)
     rows = [(key.hex(), "yours" if key == mine else "") for key in own]
-    rows += [(key.hex(), "for recovery alone" + ("; yours" if key == mine else "")) for key in digests]
+    rows += [(key.hex(), "for recovery alone" + ("; yours" if key == mine else "")) for key in recovery]
     value = {
         "admins": [{"key": key.hex(), "yours": key == mine} for key in own],
-        "recovery": [{"key": key.hex(), "yours": key == mine} for key in digests], "threshold": state.threshold,
+        "recovery": [{"key": key.hex(), "yours": key == mine} for key in recovery], "threshold": state.threshold,
     }  # fmt: skip
     output.result(value, f"{table(('KEY', ''), rows)}\n{state.threshold} of {len(own)} must sign")
     output.hint("freehold key create NAME, then freehold mesh admins add KEY")

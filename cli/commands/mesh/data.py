@@ -55,7 +55,7 @@ def show(output: Output, context_name: str | None) -> None:
         lanes = [lane for lane in state.lanes if lane.data_node]
         return [await client.read(DataView, f"/v1/data/{lane.project}/{lane.environment}") for lane in lanes]
 
-    datas = talk(context, ask)
+    views = talk(context, ask)
     names = {member.node: member.title for member in talk(context, members_of)}
     rows = [
         (
@@ -67,10 +67,10 @@ def show(output: Output, context_name: str | None) -> None:
             _backup(data),
             _standby(data, names),
         )
-        for data in datas
+        for data in views
     ]
     output.result(
-        {"data": datas}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP", "STANDBY"), rows)
+        {"data": views}, table(("DATA OF", "NODE", "SIZE", "STATE", "KEPT HERE SINCE", "BACKUP", "STANDBY"), rows)
     )
     if not rows:
         output.note("no app has data on a node yet")

@@ -236,7 +236,7 @@ def _is_same_person(one: Principal, admin_key: bytes) -> bool:
     Raises UsageError where another key stands behind it: a grant straight from this admin would forget that.
     """
     behind = {bytes.fromhex(text) for text in one.lineage} - {bytes.fromhex(one.key)}
-    others = sorted(digest.hex()[:12] for digest in behind - {admin_key})
+    others = sorted(key.hex()[:12] for key in behind - {admin_key})
     if others:
         raise UsageError(
             f"{one.name} counts as one person with {', '.join(others)}, whose grant it comes from",

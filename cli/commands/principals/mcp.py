@@ -31,9 +31,9 @@ def mcp(output: Output, context_name: str | None, project: str, folder: Path) ->
     from cli.mcp.session import AgentSession, Opening, open_session
 
     async def opened() -> AgentSession:
-        thread = await asyncio.to_thread(_found, folder)
+        project_place = await asyncio.to_thread(_found, folder)
         _, context = contexts.current_context(context_name)
-        session = await open_session(context, project, thread)
+        session = await open_session(context, project, project_place)
         output.note(
             f"serving {session.project} to an agent as {session.principal.name} ({', '.join(session.principal.roles)})"
         )

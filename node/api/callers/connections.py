@@ -46,7 +46,7 @@ class Connections:
     def _forget_ended(self) -> None:
         """Forget what ended by itself, of everybody: a new connection costs more than this look."""
         for payer, held in list(self._of.items()):
-            for closable in [entry for entry in held if entry.transport is None]:
-                del held[closable]
+            for connection in [entry for entry in held if entry.transport is None]:
+                del held[connection]
             if not held:
                 del self._of[payer]

@@ -49,7 +49,7 @@ def of_principal(scope: Scope, core: NodeCore, key: bytes) -> Owned:
     rights = core.dossiers.rights(key, BEFORE_EXPIRY_MS)
     if not isinstance(rights, Rights):
         return Owned(keys=(key.hex(),))
-    behind = tuple(digest.hex() for digest in rights.behind)
+    behind = tuple(key.hex() for key in rights.behind)
     mine = [rights for rights in scope.rights if "view" in rights.verbs]
     meets = any(
         overlap(entry.projects, held.projects) and overlap(entry.environments, held.environments)

@@ -217,7 +217,7 @@ def principal_view(core: NodeCore, key: bytes, at_ms: int, names: KeyNames | Non
         projects=rights.projects,
         environments=rights.environments,
         expires_ms=rights.expires_ms,
-        lineage=tuple(digest.hex() for digest in rights.behind),
+        lineage=tuple(key.hex() for key in rights.behind),
         grants=tuple(grant.hex() for grant in rights.grants),
         problem="",
         chains=chains,

@@ -48,13 +48,13 @@ def ticket(house: House, source: int, target: int, *, by: Ed25519Signer | None =
     lane = core.state.lane(*LANE)
     assert lane is not None
     wanted = lane.sequence if expect is None else expect
-    digests = [
+    commands = [
         encode(sign_command([by or house.admin], core.trust.mesh,
                             Command(secrets.token_bytes(16), PlaceData(PeerId(house.control(index).core.node)), project,
                                     LANE[1], wanted)))
         for index in (target, source)
     ]  # fmt: skip
-    return MoveTicket(digests[0], digests[1], ())
+    return MoveTicket(commands[0], commands[1], ())
 
 
 class Visitors:

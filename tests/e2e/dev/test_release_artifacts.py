@@ -132,7 +132,7 @@ def test_a_build_goes_as_a_file_and_comes_back_byte_for_byte(project: tuple[Path
 def altered(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     """A layout with other members."""
     with tarfile.open(source) as archive:
-        held = {getmember.name: archive.extractfile(getmember).read() for getmember in archive.getmembers()}  # type: ignore[union-attr]
+        held = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}  # type: ignore[union-attr]
     change(held)
     with tarfile.open(target, "w") as archive:
         for name, data in held.items():

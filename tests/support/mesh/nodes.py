@@ -93,15 +93,15 @@ class Machine:
     def run(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S, stdin: str = "") -> Answer:
         """Run a command as a script or an agent would: no terminal at all."""
         with (
-            tempfile.TemporaryFile("w+") as text_iowrapper,
+            tempfile.TemporaryFile("w+") as typed,
             tempfile.TemporaryFile("w+") as out,
             tempfile.TemporaryFile("w+") as err,
         ):
-            text_iowrapper.write(stdin)
-            text_iowrapper.seek(0)
+            typed.write(stdin)
+            typed.seek(0)
             # Files, not pipes: a worker that outlives its daemon would hold a pipe open.
             done = subprocess.run(
-                _command(arguments), env=self.environment, stdin=text_iowrapper, stdout=out, stderr=err,
+                _command(arguments), env=self.environment, stdin=typed, stdout=out, stderr=err,
                 timeout=timeout_s, start_new_session=True, check=False,
             )  # fmt: skip
             out.seek(0)

@@ -150,13 +150,13 @@ class Limits:
                 with contextlib.closing(behind):
                     behind.request(self.command, self.path, body or None, dict(self.headers))
                     answer = behind.getresponse()
-                    getheaders = {
+                    headers = {
                         k: v for k, v in answer.getheaders() if k.lower() not in {"content-length", "connection"}
                     }
                     body = answer.read()
                     if self.path == "/dir" and not limits.says_when:
                         body = json.dumps({k: v for k, v in json.loads(body).items() if k != "renewalInfo"}).encode()
-                    self._answer(answer.status, getheaders, body)
+                    self._answer(answer.status, headers, body)
 
             do_POST = do_HEAD = do_GET  # noqa: N815  the names are http.server's
 

@@ -50,5 +50,5 @@ def test_a_field_more_or_a_tag_changed_is_seen() -> None:
     class Retagged(msgspec.Struct, tag="b"):
         number: int
 
-    digests = {encode(example(inspect.type_info(cls))) for cls in (Before, Longer, Retagged)}
-    assert len(digests) == 3
+    encodings = {encode(example(inspect.type_info(cls))) for cls in (Before, Longer, Retagged)}
+    assert len(encodings) == 3

@@ -189,7 +189,7 @@ def test_the_windows_are_bounded() -> None:
     for number in range(WINDOWS_MAX + 3):
         refusals.alone(f"key {number}", "x", WALL_START_MS)
         refusals.alone(f"key {number}", "x", WALL_START_MS)
-    assert [refusals_told.caller for refusals_told in refusals.due(WALL_START_MS)] == ["key 0", "key 1", "key 2"]
+    assert [told.caller for told in refusals.due(WALL_START_MS)] == ["key 0", "key 1", "key 2"]
 
 
 def test_caller_shares_forget_what_expired() -> None:

@@ -74,9 +74,9 @@ async def test_a_look_at_recent_lines_gives_others_their_turns_and_ends_with_wha
         assert len(await store.recent(LogFilter(), 10_000, seen)) == 5 * LOOKED_AT_ONCE
         assert turns[0] >= 9
         looked[0] = 0
-        digests = await store.recent(LogFilter(), 3, seen)
+        lines = await store.recent(LogFilter(), 3, seen)
         assert looked[0] == 6, "no more is read than was asked for"
-        assert digests == (await store.recent(LogFilter(), 6))[::2]
+        assert lines == (await store.recent(LogFilter(), 6))[::2]
         beside.cancel()
 
 

@@ -295,7 +295,7 @@ async def test_who_waits_for_a_pump_whose_disk_fails_reads_nothing() -> None:
     await asyncio.sleep(0)
     machine.disk.set()
     ended = await asyncio.gather(running, reader, return_exceptions=True)
-    assert [type(base_exception) for base_exception in ended] == [StorageError, asyncio.CancelledError]
+    assert [type(error) for error in ended] == [StorageError, asyncio.CancelledError]
     with pytest.raises(asyncio.CancelledError):
         async with asyncio.timeout(5):  # whoever comes now is not left waiting for what nobody performs any more
             await pump.performed()

@@ -48,15 +48,15 @@ def texts(folder: Path) -> set[bytes]:
     """What a lane's data says, in each of its kinds."""
     keyvalue = SqliteKeyValue(folder, OWNER)
     blobs = FileBlobs(folder, OWNER)
-    digests = {keyvalue.open("visits").get("text") or b""}
+    stored = {keyvalue.open("visits").get("text") or b""}
     with contextlib.closing(sqlite3.connect(folder / OWNER / "sql" / "main.db")) as database:
-        digests |= {row[0] for row in database.execute("SELECT x FROM t")}
+        stored |= {row[0] for row in database.execute("SELECT x FROM t")}
     reader = blobs.get("uploads", "text")
-    digests.add(reader.read(100))
+    stored.add(reader.read(100))
     reader.close()
     keyvalue.close()
     blobs.close()
-    return digests
+    return stored
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -143,11 +143,11 @@ def test_a_kill_before_each_file_operation_leaves_the_old_or_the_new(tmp_path: P
             assert texts(place.folder / "data") in ({b"old"}, {b"new"}), before
         settle_imports(place)
         assert freeze.note_of(place.stores(LANE)) is None, f"frozen for ever after {before}"
-        digests = texts(place.folder / "data")
-        assert digests in ({b"old"}, {b"new"}), (before, digests)
-        assert (digests == {b"old"}) == (place.kept(LANE) == ()), "the old copy is kept"
+        stored = texts(place.folder / "data")
+        assert stored in ({b"old"}, {b"new"}), (before, stored)
+        assert (stored == {b"old"}) == (place.kept(LANE) == ()), "the old copy is kept"
         assert not place.importing(LANE).exists()
-        seen |= digests
+        seen |= stored
     assert seen == {b"old", b"new"}, "every kill came too early, or too late"
 
 
@@ -173,10 +173,10 @@ def test_an_error_of_the_disk_at_each_step_leaves_the_old_or_goes_on_later(
         if begun is None and freeze.note_of(place.stores(LANE)) is None:
             assert texts(place.folder / "data") in ({b"old"}, {b"new"})
         settle_imports(place)
-        digests = texts(place.folder / "data")
-        assert digests in ({b"old"}, {b"new"}), (step, digests)
+        stored = texts(place.folder / "data")
+        assert stored in ({b"old"}, {b"new"}), (step, stored)
         assert freeze.note_of(place.stores(LANE)) is None
-        seen |= digests
+        seen |= stored
     else:
         raise AssertionError("an install of a hundred steps")
     assert seen == {b"old", b"new"}

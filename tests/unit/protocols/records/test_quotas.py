@@ -28,11 +28,11 @@ def world(seed: int = 1, **limits: int) -> HostileRun:
 
 def papers(w: HostileRun, by: str, count: int, kinds: tuple[str, ...] = KINDS) -> list[Signed]:
     """So many papers of a key, each signed a second after the one before, carried by whichever node."""
-    signeds = []
+    records = []
     for number in range(count):
         key, body = w.paper(kinds[number % len(kinds)], by, w.wall_ms + 1_000 * number)
-        signeds.append(w.carry(w.source.choice(("n1", "n2", "n3", LIAR)), key, body))
-    return signeds
+        records.append(w.carry(w.source.choice(("n1", "n2", "n3", LIAR)), key, body))
+    return records
 
 
 def rule(store: RecordStore, signed: Signed, wall_ms: int = WALL_START_MS) -> str:

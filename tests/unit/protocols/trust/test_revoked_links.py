@@ -16,15 +16,15 @@ WORLD = World()
 
 def chain_of(*names: str) -> tuple[Signed, ...]:
     """Grants from the admin down: each to a key that gives the next."""
-    signeds: list[Signed] = []
+    links: list[Signed] = []
     for number, name in enumerate(names):
         roles = ("deployer", "approver") if number < len(names) - 1 else ("deployer",)
-        parent = signeds[-1] if signeds else None
+        parent = links[-1] if links else None
         by = names[number - 1] if number else "admin"
         kind = "agent" if number == len(names) - 1 and number else "person"
         roles = ("deployer",) if kind == "agent" else roles
-        signeds.append(WORLD.grant(name, by=by, kind=kind, roles=roles, parent=parent))  # type: ignore[arg-type]
-    return tuple(signeds)
+        links.append(WORLD.grant(name, by=by, kind=kind, roles=roles, parent=parent))  # type: ignore[arg-type]
+    return tuple(links)
 
 
 def rule(trust: TrustStore, name: str, chain: tuple[Signed, ...]) -> str:

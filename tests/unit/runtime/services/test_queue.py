@@ -155,12 +155,12 @@ def test_takers_in_threads_share_the_messages_out(tmp_path: Path) -> None:
     queues = [SqliteQueue(tmp_path, "shop") for _ in range(4)]
     for number in range(40):
         queues[0].publish("jobs", b"%d" % number, NOW)
-    digests: list[bytes] = []
+    bodies: list[bytes] = []
 
     def work(one: SqliteQueue) -> None:
         while taken := take(one, limit=3):
             for message in taken:
-                digests.append(message.body)
+                bodies.append(message.body)
                 one.done(message)
 
     threads = [threading.Thread(target=work, args=(queue,)) for queue in queues]
@@ -168,7 +168,7 @@ def test_takers_in_threads_share_the_messages_out(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(digests, key=int) == [b"%d" % number for number in range(40)]
+    assert sorted(bodies, key=int) == [b"%d" % number for number in range(40)]
 
 
 def test_a_message_is_synced_before_publish_returns_and_before_it_is_gone(queue: SqliteQueue) -> None:
