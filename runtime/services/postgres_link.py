@@ -27,10 +27,14 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 
 from runtime.providers import SqlColumn, SqlValue
 from runtime.services.declared_providers import DeclaredProvider, ProviderUnusableError
+from runtime.services.sql_rules import fits
 
 CONNECT_TIMEOUT_S: Final = 2.0
 LOOK_EVERY_S: Final = 0.1
 LOGIN_MAX_BYTES: Final = 64 * 1024
+HELD_ROWS_MAX: Final = 1_000
+"""Rows of an answer to the node's own questions; a guest's have limits of their own."""
+
 UNANSWERED_MAX_MS: Final = 3_000
 """How long the kernel tries to send what nobody acknowledges."""
 
@@ -64,11 +68,22 @@ class ServerRefusedError(Exception):
 
 @dataclass(slots=True)
 class ExchangeBounds:
-    """What one exchange may take: bytes of answers, and time (monotonic). `cancelled` is asked while it waits."""
+    """What one exchange may take: bytes of answers, and time (monotonic). `cancelled` is asked while it waits.
+
+    `max_rows` and `max_row_bytes` are what of an answer is held in memory: what is beyond is read, so that the link goes on,
+    and let go. `is_over` says whether there was more.
+    """
 
     end_s: float
     max_bytes: int = LOGIN_MAX_BYTES
     cancelled: Callable[[], bool] = field(default=lambda: False)
+    max_rows: int = HELD_ROWS_MAX
+    max_row_bytes: int = LOGIN_MAX_BYTES
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an answer was larger than what is held of one."""
+        return self.max_rows < 0 or self.max_row_bytes < 0
 
 
 class Wire:
@@ -269,6 +284,21 @@ class PostgresLink(CoreConnection):
         words = data.rstrip(b"\0").decode("ascii", "replace").split()
         self._tag = words[0] if words else ""
         context.row_count = int(words[-1]) if words and words[-1].isdecimal() else 0
+
+    def handle_DATA_ROW(self, data: bytes, context: Any) -> None:  # noqa: N802
+        """Hold a row while there is room: a small row on the wire takes ten times as much in memory."""
+        bounds = self.wire.bounds
+        if bounds.is_over:
+            return
+        super().handle_DATA_ROW(data, context)
+        bounds.max_rows -= 1
+        bounds.max_row_bytes -= fits(context.rows[-1])
+
+    def handle_NOTICE_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802
+        """Let it go: nobody reads notices, and a guest writes them as large as an answer may be."""
+
+    def handle_NOTIFICATION_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802
+        """Let it go, as a notice."""
 
     def handle_COPY_IN_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802
         """Refuse it: rows are sent as values."""

@@ -26,7 +26,7 @@ from runtime.services.postgres_link import (
     StoppedError,
 )
 from runtime.services.postgres_text import first_word, numbered, refusal
-from runtime.services.sql_rules import DATABASE_NAME, fits
+from runtime.services.sql_rules import DATABASE_NAME
 from runtime.services.sqlite_file import PROJECT_NAME
 from runtime.services.sqlite_sql import SqlCaps
 
@@ -379,9 +379,9 @@ class PostgresConnection:
         text, values = numbered(_plain_begin(statement), parameters)
         link = self._linked(bounds)
         bounds.max_bytes = self._caps.result_max_bytes * WIRE_FACTOR
+        bounds.max_rows, bounds.max_row_bytes = self._caps.result_max_rows, self._caps.result_max_bytes
         result = self._done(link, statement, lambda: link.ask(text, values, bounds))
-        size = sum(fits(row) for row in result.rows)
-        if len(result.rows) > self._caps.result_max_rows or size > self._caps.result_max_bytes:
+        if bounds.is_over:
             limit = f"{self._caps.result_max_rows} rows or {self._caps.result_max_bytes} bytes"
             raise SqlError("SQLITE_TOOBIG", f"the answer has more than {limit}; ask for less with LIMIT")
         return self._outcome(result, link, result.count if result.tag in _WRITES else 0)
