@@ -198,12 +198,16 @@ def _secured(link: socket.socket, access: DeclaredProvider) -> ssl.SSLSocket:
 
 @dataclass(frozen=True, slots=True)
 class PostgresAnswer:
-    """What a statement gave; `tag` is the word its completion begins with, `count` the rows it speaks of."""
+    """What a statement gave; `tag` is the word its completion begins with, `count` the rows it speaks of.
+
+    Of several statements that is the last one. `first_tag` is the first one's.
+    """
 
     columns: tuple[SqlColumn, ...]
     rows: list[list[SqlValue]]
     tag: str
     count: int
+    first_tag: str = ""
 
 
 class PostgresLink(CoreConnection):
@@ -214,7 +218,7 @@ class PostgresLink(CoreConnection):
         self.wire = dial(access, bounds)
         self.access = access
         self.opened_s = time.monotonic()
-        self._tag = ""
+        self._tag = self._first_tag = ""
         try:
             super().__init__(
                 who.user, database=who.database, password=who.password, ssl_context=False, sock=self.wire,
@@ -263,7 +267,7 @@ class PostgresLink(CoreConnection):
 
     def _exchanged(self, statement: str, send: Callable[[], None], bounds: ExchangeBounds) -> PostgresAnswer:
         self.wire.bounds = bounds
-        self._tag = ""
+        self._tag = self._first_tag = ""
         context: Any = Context(statement)
         try:
             send()
@@ -277,12 +281,13 @@ class PostgresLink(CoreConnection):
             raise LostError(f"an answer that is not understood: {error!r}") from error
         named = context.columns or ()
         columns = tuple(SqlColumn(column["name"], _TYPES.get(column["type_oid"])) for column in named)
-        return PostgresAnswer(columns, context.rows or [], self._tag, max(context.row_count, 0))
+        return PostgresAnswer(columns, context.rows or [], self._tag, max(context.row_count, 0), self._first_tag)
 
     def handle_COMMAND_COMPLETE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """Note what was completed: a COMMIT of a failed transaction is completed as a ROLLBACK."""
         words = data.rstrip(b"\0").decode("ascii", "replace").split()
         self._tag = words[0] if words else ""
+        self._first_tag = self._first_tag or self._tag
         context.row_count = int(words[-1]) if words and words[-1].isdecimal() else 0
 
     def handle_DATA_ROW(self, data: bytes, context: Any) -> None:  # noqa: N802

@@ -49,6 +49,10 @@ WIRE_FACTOR: Final = 3
 GROWING: Final = frozenset({"INSERT", "UPDATE", "CREATE", "ALTER", "WITH", "MERGE", "COPY", "CALL", "DO", "IMPORT"})
 """First words of what is refused in a database that is full."""
 
+_KEEPING: Final = frozenset({"COMMIT", "END", "PREPARE"})
+"""First words of what keeps a transaction: where the server answers ROLLBACK, it kept nothing. Only the first statement of
+several meets a transaction that failed."""
+
 _WRITES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 _AWAY: Final = ("57P", "53300", "08")
 """States of a server that takes nobody in now: starting, stopping, or with no room."""
@@ -406,7 +410,7 @@ class PostgresConnection:
             self._pool.drop(link)
             said = f"the provider {self._provider.access.name} was lost; whether this statement was done is not known"
             raise SqlError("SQLITE_IOERR", said, retry_after_s=RETRY_AFTER_S) from error
-        if answer.tag == "ROLLBACK" and first_word(statement) in {"COMMIT", "END"}:
+        if answer.first_tag == "ROLLBACK" and first_word(statement) in _KEEPING:
             raise SqlError("SQLITE_ABORT", "a statement of the transaction had failed, so all of it was undone")
         return answer
 

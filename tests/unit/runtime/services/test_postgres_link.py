@@ -10,8 +10,10 @@ from threading import Thread
 
 import pytest
 
+from runtime.providers import SqlError
 from runtime.services.declared_providers import DeclaredProvider
 from runtime.services.postgres_link import ExchangeBounds, Login, PostgresLink
+from runtime.services.postgres_sql import PostgresSql
 
 LOGIN = Login("one", "password", "one", {})
 READY = b"Z\0\0\0\x05I"
@@ -93,3 +95,29 @@ def test_of_an_answer_no_more_is_held_than_it_may_have_and_the_link_goes_on(
     assert (answer.rows, taken.is_over) == ([[7]] * held, is_over)
     server.says(COLUMN, ROW, completed("SELECT 1"), READY)
     assert server.link.script("SELECT 7", bounds()).rows == [[7]]
+
+
+@pytest.mark.parametrize(
+    ("statements", "tags", "is_refused"),
+    [
+        ("COMMIT", ("ROLLBACK",), True),
+        ("COMMIT; SELECT 1", ("ROLLBACK", "SELECT 1"), True),
+        ("/* x */ END; BEGIN", ("ROLLBACK", "BEGIN"), True),
+        ("PREPARE TRANSACTION 'x'", ("ROLLBACK",), True),
+        ("COMMIT; BEGIN; ROLLBACK", ("COMMIT", "BEGIN", "ROLLBACK"), False),
+        ("ROLLBACK; SELECT 1", ("ROLLBACK", "SELECT 1"), False),
+    ],
+    ids=["alone", "behind it", "end", "prepared", "kept", "given up"],
+)
+def test_a_commit_that_kept_nothing_is_refused_whatever_stands_behind_it(
+    server: Server, statements: str, tags: tuple[str, ...], is_refused: bool
+) -> None:
+    provider = PostgresSql(server.link.access, "shop/production", pytest.fail)
+    connection = provider.open("main")
+    connection._link = server.link
+    server.says(*map(completed, tags), READY)
+    if is_refused:
+        with pytest.raises(SqlError, match="all of it was undone"):
+            connection.script(statements)
+    else:
+        connection.script(statements)
