@@ -18,6 +18,9 @@ from runtime.services.postgres_text import first_word, numbered, refusal
         ("SELECT 'it''s ?', ?, ?", "SELECT 'it''s ?', $1, $2"),
         (r"SELECT E'\'?', ?, ?", r"SELECT E'\'?', $1, $2"),
         (r"SELECT '\', ?, ?", r"SELECT '\', $1, $2"),
+        (r"SELECT CASE WHEN a THEN ? ELSE'\' END, ?", r"SELECT CASE WHEN a THEN $1 ELSE'\' END, $2"),
+        ("SELECT ? -- ?\r, ?", "SELECT $1 -- ?\r, $2"),
+        ("SELECT \u00e9$a$ ?, ? -- $a$", "SELECT \u00e9$a$ $1, $2 -- $a$"),
         ("SELECT $$ ? $$, $a$ $$ ? $a$, ?, ?", "SELECT $$ ? $$, $a$ $$ ? $a$, $1, $2"),
         ("SELECT data ?? ?, ?", "SELECT data ? $1, $2"),
         ("SELECT ?::jsonb ??| ?", "SELECT $1::jsonb ?| $2"),
@@ -31,6 +34,9 @@ from runtime.services.postgres_text import first_word, numbered, refusal
         "doubled",
         "escaped",
         "plain backslash",
+        "a word that ends in e",
+        "line of an old Macintosh",
+        "name with dollars",
         "dollars",
         "operator",
         "cast",
@@ -79,6 +85,7 @@ def test_the_first_word_is_behind_comments() -> None:
     for statement, word in (
         ("/* SELECT */ -- x\n insert into n", "INSERT"), ("(SELECT 1)", "SELECT"), ("", ""), ("'COMMIT'", ""),
         ("/* /* */ COMMIT */ WITH a", "WITH"), ("  commit;", "COMMIT"),
+        ("-- x\rCOMMIT", "COMMIT"), ("-- x\vCOMMIT", ""),
     ):  # fmt: skip
         assert first_word(statement) == word, statement
 
