@@ -18,8 +18,8 @@ TEXT_MAX_CHARS: Final = 500
 _TOKEN: Final = re.compile(
     r"""(?P<quoted>
         (?<![A-Za-z0-9_$\x80-\U0010ffff])[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n\r]*
-        | (?<![A-Za-z0-9_$\x80-\U0010ffff])(?P<tag>\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$).*?(?P=tag)
     )
+    | (?P<tag>(?<![A-Za-z0-9_$\x80-\U0010ffff])\$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$)
     | (?P<comment>/\*)
     | (?P<cast>::|:=)
     | (?P<twice>\?\?)
@@ -76,9 +76,12 @@ def _tokens(statement: str) -> Iterator[tuple[str, str]]:
     while token := _TOKEN.search(statement, offset):
         if token.start() > offset:
             yield "text", statement[offset : token.start()]
-        kind = token.lastgroup or ""
-        end = _comment_end(statement, token.end()) if kind == "comment" else token.end()
-        yield ("quoted" if kind == "tag" else kind), statement[token.start() : end]
+        kind, end = token.lastgroup or "", token.end()
+        if kind == "comment":
+            end = _comment_end(statement, end)
+        elif kind == "tag":
+            kind, end = "quoted", _dollars_end(statement, token[0], end)
+        yield kind, statement[token.start() : end]
         offset = end
     yield "text", statement[offset:]
 
@@ -91,6 +94,12 @@ def _comment_end(statement: str, at: int) -> int:
         if depth == 0:
             return mark.end()
     return len(statement)
+
+
+def _dollars_end(statement: str, tag: str, at: int) -> int:
+    """Where a text ends that begins with a tag; one without an end is the rest, else each of many would be looked for there."""
+    end = statement.find(tag, at)
+    return len(statement) if end < 0 else end + len(tag)
 
 
 def first_word(statement: str) -> str:

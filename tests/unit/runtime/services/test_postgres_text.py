@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from runtime.providers import SqlError
@@ -88,6 +90,24 @@ def test_the_first_word_is_behind_comments() -> None:
         ("-- x\rCOMMIT", "COMMIT"), ("-- x\vCOMMIT", ""),
     ):  # fmt: skip
         assert first_word(statement) == word, statement
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["".join(f" $a{number:x}$" for number in range(120_000)), "E'\\" * 300_000, "'" * 999_999, "/*" * 500_000],
+    ids=["dollars", "escapes", "quotes", "comments"],
+)
+def test_what_never_ends_is_looked_through_once(hostile: str) -> None:
+    """In the worker's one interpreter: whoever holds it for minutes holds up every app."""
+    began_s = time.process_time()
+    numbered(f"SELECT ?, {hostile}", ["a"])
+    first_word(hostile)
+    assert time.process_time() - began_s < 5
+
+
+def test_a_text_in_dollars_without_an_end_is_the_rest() -> None:
+    assert numbered("SELECT ?, $a$ ? $b$ ? $a", ["a"])[0] == "SELECT $1, $a$ ? $b$ ? $a"
+    assert numbered("SELECT ?, $a$ ? $b$ ? $a$, ?", ["a", "b"])[0] == "SELECT $1, $a$ ? $b$ ? $a$, $2"
 
 
 def test_a_refusal_has_the_nearest_name() -> None:
