@@ -6,6 +6,7 @@ user makes them and is never seen by a guest. Not here: connections for guests (
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import re
 import secrets
@@ -100,16 +101,20 @@ def throw_away(access: DeclaredProvider, place: str) -> None:
 
 
 def _sweep(link: PostgresLink, end_s: float) -> None:
-    """Remove what was thrown away by who did not live to do it."""
+    """Remove what was thrown away by who did not live to do it. One that cannot be removed holds up nobody's check."""
     asked = "SELECT datname FROM pg_catalog.pg_database WHERE datname LIKE $1"
     for (database,) in link.ask(asked, (f"{THROWN_AWAY}%",), ExchangeBounds(end_s)).rows:
         name = str(database)
         stamp = name.removeprefix(THROWN_AWAY).partition("_")[0]
         if all(digit in "0123456789abcdef" for digit in stamp) and stamp and int(stamp, 16) < time.time() - KEPT_S:
-            _drop(link, end_s, name)
+            with contextlib.suppress(ServerRefusedError):
+                _drop(link, end_s, name)
 
 
 def _drop(link: PostgresLink, end_s: float, place: str) -> None:
+    """Its guest owns it, and may have called it a template, which is not dropped."""
+    if _has(link, end_s, "SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1 AND datistemplate", place):
+        _say(link, end_s, f'ALTER DATABASE "{place}" IS_TEMPLATE false')
     _say(link, end_s, f'DROP DATABASE IF EXISTS "{place}" WITH (FORCE)')
     _say(link, end_s, f'DROP ROLE IF EXISTS "{place}"')
 
