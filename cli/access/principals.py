@@ -16,6 +16,7 @@ from cli.access.client import NodeClient, RefusedError
 from cli.access.contexts import Context
 from cli.access.prompts import NeedsPersonError, unlock
 from cli.errors import CommandError
+from cli.text.foreign import plain
 from protocols.api_models import PrincipalView, RightsView
 from protocols.envelope import Signed, decode, digest
 from protocols.keys import Ed25519Signer
@@ -60,8 +61,14 @@ def talk_as(context: Context, signer: Ed25519Signer, conversation: Callable[[Nod
 
 
 async def principal_of(client: NodeClient, key: bytes) -> Principal:
-    """Return what a key may do now."""
-    return await client.read(Principal, f"/v1/principals/{key.hex()}")
+    """Return what a key may do now. Raises CommandError for an answer about another key: rights are signed by it."""
+    principal = await client.read(Principal, f"/v1/principals/{key.hex()}")
+    if plain(principal.key) != key.hex():
+        raise CommandError(
+            f"the node was asked about the key {key.hex()[:12]} and answered about another one",
+            next_step="ask another node: --context NAME", kind="node.answer",
+        )  # fmt: skip
+    return principal
 
 
 async def principals_of(client: NodeClient) -> tuple[Principal, ...]:

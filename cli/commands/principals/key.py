@@ -184,6 +184,7 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
         value = {"name": principal.name, "key": principal.key, "expires_ms": latest_ms, "grants": 0}
         output.result(value, f"{principal.name} has this already for {in_words(duration_ms(span))}")
         return
+    output.note(f"The key {principal.key}:")
     for rights in held:
         output.note(
             f"  {principal.name}: {', '.join(rights.roles)} in {','.join(rights.projects)} / {','.join(rights.environments)}"

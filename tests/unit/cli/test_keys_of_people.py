@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from cli.access import contexts
 from cli.access.endings import GrantEnd, ending_of, keep, known
 from cli.access.paper_key import TEXT_CHARACTERS, from_paper, on_paper
-from cli.access.principals import Principal
+from cli.access.principals import Principal, principal_of
 from cli.access.statements import add_signature, read_statement, write_statement
 from cli.commands.mesh.admins import key_named, plan_of
 from cli.commands.principals import key as commands
@@ -344,6 +345,21 @@ def test_a_renewal_that_is_repeated_renews_each_right_once_and_twice_is_once() -
         assert commands._to_renew(holder, until_ms + DAY_MS // 2) == []
     other = replace(first, projects=("another",))
     assert commands._to_renew(replace(holder, beside=(*holder.beside, other)), holder.each[-1].expires_ms) == [other]
+
+
+async def test_an_answer_about_another_key_is_refused() -> None:
+    asked: list[str] = []
+
+    class Client:
+        async def read(self, _kind: type[Principal], path: str) -> Principal:
+            asked.append(path)
+            return replace(principal(NOW_MS), key=KEYS[3].hex())
+
+    client: Any = Client()
+    assert (await principal_of(client, KEYS[3])).key == KEYS[3].hex()
+    with pytest.raises(CommandError, match="answered about another one"):
+        await principal_of(client, KEYS[2])
+    assert asked == [f"/v1/principals/{key.hex()}" for key in KEYS[3:1:-1]]
 
 
 def test_a_runner_keeps_nothing_of_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
