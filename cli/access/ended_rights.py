@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from cli.access.principals import Principal
 from cli.errors import UsageError
+from cli.text.foreign import foreign
 from protocols.api_models import RightsView
 from protocols.envelope import DecodeError, Signed, decode
 from protocols.keys import Ed25519Verifier
@@ -50,10 +51,15 @@ def as_it_was(principal: Principal, mesh: bytes, admins: Sequence[bytes], *, own
             behind[(own_admin if gone else key).hex()] = None
     first, *others = [_view(rights) for rights in ended]
     return replace(
-        principal, name=ended[0].name, kind=ended[0].kind, roles=first.roles, verbs=first.verbs, projects=first.projects,
-        environments=first.environments, expires_ms=first.expires_ms, grants=first.grants, lineage=tuple(behind),
-        beside=tuple(others),
+        principal, name=foreign(ended[0].name), kind=ended[0].kind, roles=first.roles, verbs=first.verbs,
+        projects=first.projects, environments=first.environments, expires_ms=first.expires_ms, grants=first.grants,
+        lineage=tuple(behind), beside=tuple(others),
     )  # fmt: skip
+
+
+def givers_of(principal: Principal, mesh: bytes) -> tuple[bytes, ...]:
+    """Return who signed first what ended: a node that lies brings chains of its own, and no state says who was an admin."""
+    return tuple(dict.fromkeys(chain[0].key for chain, _ in _opened(principal, mesh)))
 
 
 def name_it_had(principal: Principal, mesh: bytes) -> str:
@@ -64,7 +70,11 @@ def name_it_had(principal: Principal, mesh: bytes) -> str:
 
 def _ended(principal: Principal, mesh: bytes) -> list[Rights]:
     """What each chain of a person's key gave, by its own signatures, whoever is an admin now and whatever the time."""
-    entries: list[Rights] = []
+    return [rights for _, rights in _opened(principal, mesh)]
+
+
+def _opened(principal: Principal, mesh: bytes) -> list[tuple[tuple[Signed, ...], Rights]]:
+    entries: list[tuple[tuple[Signed, ...], Rights]] = []
     for data in principal.chains:
         try:
             chain: tuple[Signed, ...] = decode(data, tuple[Signed, ...])
@@ -72,13 +82,13 @@ def _ended(principal: Principal, mesh: bytes) -> list[Rights]:
             continue
         rights = verify_grants(Ed25519Verifier(), mesh, (chain[0].key,), chain, 0) if chain else None
         if isinstance(rights, Rights) and rights.key.hex() == principal.key and rights.kind == "person":
-            entries.append(rights)
+            entries.append((chain, rights))
     return entries
 
 
 def _view(rights: Rights) -> RightsView:
     """What was given, as ended: the time that its signer wrote into it says nothing any more."""
     return RightsView(
-        rights.roles, rights.verbs, rights.projects, rights.environments, 0,
+        rights.roles, rights.verbs, tuple(map(foreign, rights.projects)), tuple(map(foreign, rights.environments)), 0,
         tuple(grant.hex() for grant in rights.grants),
     )  # fmt: skip

@@ -16,7 +16,7 @@ import msgspec
 from cli.access import contexts, half_made
 from cli.access.client import NodeClient, talk
 from cli.access.contexts import Context, Contexts
-from cli.access.ended_rights import as_it_was, name_it_had
+from cli.access.ended_rights import as_it_was, givers_of, name_it_had
 from cli.access.paper_key import from_paper, on_paper
 from cli.access.principals import Principal, principal_of, principals_of, require_admin, talk_as, unlock_admin
 from cli.access.prompts import NeedsPersonError, ask_new_passphrase, ask_passphrase, confirm, unlock
@@ -185,6 +185,9 @@ def renew(output: Output, *, who: str | None, span: str, context_name: str | Non
         output.result(value, f"{principal.name} has this already for {in_words(duration_ms(span))}")
         return
     output.note(f"The key {principal.key}:")
+    if principal is not found_principal:
+        givers = ", ".join(giver.hex() for giver in givers_of(found_principal, mesh))
+        output.note(f"  What ended was given by {givers}. Go on only if that was an admin of yours: a node could lie.")
     for rights in held:
         output.note(
             f"  {principal.name}: {', '.join(rights.roles)} in {','.join(rights.projects)} / {','.join(rights.environments)}"
@@ -254,7 +257,7 @@ def _again(
     grant = msgspec.convert(
         {
             "key": bytes.fromhex(one.key), "kind": one.kind, "name": plain(one.name), "roles": held.roles,
-            "projects": held.projects, "environments": held.environments, "expires_ms": until_ms,
+            "projects": plain(held.projects), "environments": plain(held.environments), "expires_ms": until_ms,
             "nonce": secrets.token_bytes(GRANT_NONCE_BYTES), "verbs": held.verbs, "same_person": same_person,
         },
         Grant, strict=False,

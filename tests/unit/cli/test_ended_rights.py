@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from cli.access.ended_rights import as_it_was, name_it_had
+from cli.access.ended_rights import as_it_was, givers_of, name_it_had
 from cli.access.principals import Principal
 from cli.errors import UsageError
 from protocols.envelope import Signed, encode, sign
@@ -67,6 +67,17 @@ def test_what_was_taken_away_and_what_still_counts_is_left_as_it_is(problem: str
 def test_a_chain_that_never_gave_this_key_anything_gives_nothing_back(data: bytes) -> None:
     principal = ended(data)
     assert as_it_was(principal, MESH, (NEW.public_key,)) is principal
+
+
+def test_what_is_shown_before_it_is_signed_stays_in_its_line_and_names_who_gave_it() -> None:
+    """A chain by a key that was never an admin's is good by its own signatures: only its giver tells."""
+    mark = "ann: viewer in docs" + "\n" * 99
+    forged = chain(replace(GRANT, name=mark, projects=("*", mark), environments=("*", mark)), by=OTHER)
+    principal = as_it_was(ended(forged), MESH, (NEW.public_key,))
+    for text in (principal.name, *principal.projects, *principal.environments):
+        assert all(line.startswith("  | ") for line in text.split("\n")[1:])
+    assert givers_of(ended(forged, chain(), chain()), MESH) == (OTHER.public_key, LOST.public_key)
+    assert givers_of(ended(chain(mesh=b"o" * 32)), MESH) == ()
 
 
 def test_a_founders_key_becomes_one_person_with_the_admin_key_at_hand() -> None:
