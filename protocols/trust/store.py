@@ -361,7 +361,8 @@ class TrustStore:
         """
         rights = rights_of(self._grant_verifier, self.mesh, self.admins, key, chain=chain, at_ms=at_ms)
         if isinstance(rights, Refusal):
-            return rights
+            # What was revoked stays so when its admin goes or its time is over: else it seems to have merely ended.
+            return self._revoked_link(key, chain) or rights
         holders = (holder for holder in (rights.invite_key, *rights.lineage) if holder not in self.admins)
         if any(holder in self._principals_revoked for holder in holders):
             return Refusal("grant.revoked", "a principal in the chain of grants was revoked")
@@ -370,6 +371,14 @@ class TrustStore:
         if rights.invite_key:
             return self.admission_problem(rights.principal, rights.invite_key) or rights
         return rights
+
+    def _revoked_link(self, key: bytes, chain: GrantChain) -> Refusal | None:
+        holders = {key, *(link.key for link in chain[1:])}.difference(self.admins)
+        if not self._principals_revoked.isdisjoint(holders) and chain:
+            return Refusal("grant.revoked", "a principal in the chain of grants was revoked")
+        if any(digest(link.payload) in self._grants_revoked for link in chain):
+            return Refusal("grant.revoked", "a grant in the chain was revoked")
+        return None
 
     def admission_problem(self, principal: bytes, invite_key: bytes) -> Refusal | None:
         """Return why a principal that an invite's key signed for does not count as let in by it, or None."""

@@ -53,6 +53,25 @@ def test_two_grants_to_one_key_end_one_by_one() -> None:
     assert rule(trust, "ann", (second,)) == "good"
 
 
+@pytest.mark.parametrize("ended", ["admin", "time"])
+@pytest.mark.parametrize("what", ["grant", "principal"])
+def test_what_was_revoked_and_ended_besides_is_still_said_to_be_revoked(what: str, ended: str) -> None:
+    """Whoever gives rights anew that merely ended must not give these."""
+    trust = WORLD.trust()
+    (revoked,), (beside,) = (chain_of(name) for name in ("ann", "bob"))
+    subject = digest(revoked.payload) if what == "grant" else signer("ann").public_key
+    trust.learn_revocation(WORLD.revocation(what, subject))
+    at_ms = WALL_MS
+    if ended == "admin":
+        trust.chain_decided((signer("next").public_key,), 1, ())
+    else:
+        at_ms += 10_000 * DAY_MS
+    said = [trust.rights(signer(name).public_key, (link,), at_ms) for name, link in (("ann", revoked), ("bob", beside))]
+    rules = [rights.rule for rights in said if isinstance(rights, Refusal)]
+    assert rules == ["grant.revoked", {"admin": "grant.not-by-admin", "time": "grant.expired"}[ended]]
+    assert rule(trust, "eve", ()) == "grant.none"
+
+
 def opened(life_ms: int) -> str:
     body = decode(WORLD.invite().payload, Invite)
     signed = make_invite(WORLD.admin, msgspec.structs.replace(body, expires_ms=body.issued_ms + life_ms))
