@@ -67,6 +67,8 @@ class Conducted(msgspec.Struct, frozen=True, tag="upgrade_conducted"):
     taking: str = ""
     """The node that took the paper up and is not back yet."""
     since_ms: int = 0
+    word_ms: int = 0
+    """When the newest word of an admin about it was signed (wall ms)."""
 
 
 class Look(msgspec.Struct, frozen=True, tag="upgrade_look"):
@@ -200,10 +202,12 @@ class Upgrader:
         allowed = {"pause": ("running",), "resume": ("paused",), "abort": ("running", "paused")}[paper.action]
         if phase not in allowed:
             raise NotTakenError(REFUSED, f"the upgrade is {phase}")
+        if paper.action == "resume" and paper.at_ms < self._conducted.word_ms:  # any member can bring an old one again
+            raise NotTakenError(REFUSED, "an admin said something newer of it: sign it again")
         now: dict[str, Phase] = {"pause": "paused", "resume": "running", "abort": "aborted"}
-        self._keep(
-            replace(self._conducted, phase=now[paper.action], why="" if paper.action == "resume" else "by an admin")
-        )
+        why = "" if paper.action == "resume" else "by an admin"
+        word_ms = max(self._conducted.word_ms, paper.at_ms)
+        self._keep(replace(self._conducted, phase=now[paper.action], why=why, word_ms=word_ms))
 
     async def _give_up_trials(self, signed: Cosigned, paper: UpgradePaper) -> None:
         """Have every node on trial go back; the nodes that were found healthy stay as they are."""

@@ -27,8 +27,8 @@ PAPER = sign_upgrade(ADMIN, MESH, START)
 ORDER = digest(PAPER.payload)
 
 
-def word(action: Any, order: bytes = ORDER, by: Ed25519Signer = ADMIN) -> Cosigned:
-    return sign_upgrade(by, MESH, UpgradePaper(action, NOW_MS, order=order))
+def word(action: Any, order: bytes = ORDER, by: Ed25519Signer = ADMIN, at_ms: int = NOW_MS) -> Cosigned:
+    return sign_upgrade(by, MESH, UpgradePaper(action, at_ms, order=order))
 
 
 class Node:
@@ -156,6 +156,23 @@ async def test_an_admins_later_word_counts_for_that_order_alone(node: Node) -> N
     await node.upgrader.hand(word("abort"))
     assert node.phase == "aborted"
     assert (await refusal(node.upgrader.hand(word("resume")))).rule == REFUSED
+
+
+async def test_an_old_word_that_a_member_brings_again_ends_no_pause(node: Node) -> None:
+    await node.upgrader.hand(PAPER)
+    await node.upgrader.hand(word("pause", at_ms=NOW_MS + 1))
+    first = word("resume", at_ms=NOW_MS + 2)
+    node.upgrader._take_word(first)
+    await node.upgrader.hand(word("pause", at_ms=NOW_MS + 3))
+    with pytest.raises(NotTakenError, match="something newer"):
+        node.upgrader._take_word(first)
+    with pytest.raises(NotTakenError, match="something newer"):
+        node.make()._take_word(first)
+    assert node.phase == "paused"
+    node.upgrader._take_word(word("resume", at_ms=NOW_MS + 4))
+    assert node.phase == "running"
+    node.upgrader._take_word(word("abort", at_ms=NOW_MS))  # to stop is never too old
+    assert node.phase == "aborted"
 
 
 async def test_a_word_reaches_the_node_that_conducts_and_an_abort_the_one_on_trial(node: Node) -> None:
