@@ -14,6 +14,7 @@ from cli.access.principals import require_admin, talk_as, unlock_admin
 from cli.access.prompts import confirm
 from cli.errors import UsageError
 from cli.frame import command
+from cli.text.foreign import one_line
 from cli.text.output import Output
 from cli.text.table import short
 from cli.text.times import moment
@@ -90,12 +91,13 @@ def lines_of(paper: Cosigned, said: UpgradePaper | DataMandate) -> list[str]:
         ]
         what = what if said.action == "start" else [f"upgrade: {said.action} the one of order {said.order.hex()[:16]}"]
         what += [f"  {wheel.digest.hex()}  {wheel.name}" for wheel in said.wheels]
+        if said.action == "start":
+            what.append(f"  each node is to be well for {said.window_s} s before the next one begins")
     else:
-        beside = (
-            " in the place of what is there" if said.replace else f" to {short(said.target)}" if said.target else ""
-        )
-        what = [f"data: {said.act} {said.project} in {said.environment} on {short(said.node)}{beside}"]
-    return [*what, f"signed by {signed}, made {moment(said.at_ms)}"]
+        beside = (f" to {said.target}" if said.target else "") + " in the place of what is there" * said.replace
+        what = [f"data: {said.act} {said.project} in {said.environment} on {said.node}{beside}"]
+        what += [f"  of the files that are listed in {said.listing.hex()}"] if said.listing else []
+    return [*map(one_line, what), f"signed by {signed}, made {moment(said.at_ms)}"]
 
 
 async def _hand_over(client: NodeClient, signed: Cosigned, said: UpgradePaper | DataMandate) -> None:

@@ -32,6 +32,22 @@ def test_a_paper_comes_out_as_it_went_in_and_names_what_it_is() -> None:
     assert "export shop in prod" in lines_of(sign_mandate(ONE, MESH, MANDATE), MANDATE)[0]
 
 
+def test_whoever_signs_second_sees_all_that_the_first_one_wrote() -> None:
+    def shown(said: DataMandate | UpgradePaper) -> list[str]:
+        paper = sign_mandate(ONE, MESH, said) if isinstance(said, DataMandate) else sign_upgrade(ONE, MESH, said)
+        return lines_of(paper, said)[:-1]
+
+    assert "well for 1 s" in shown(replace(START, window_s=1))[-1]
+    copied = replace(MANDATE, act="standby", target="12D3KooWtarget", replace=True)
+    assert shown(copied) == [
+        "data: standby shop in prod on 12D3KooWnode to 12D3KooWtarget in the place of what is there"
+    ]
+    assert shown(replace(MANDATE, act="import", listing=b"l" * 32))[1].endswith((b"l" * 32).hex())
+    assert len(shown(replace(MANDATE, project="shop in dev on x\n\n\n"))) == 1
+    assert not any("\n" in line for line in shown(replace(MANDATE, project="shop in dev on x\n")))
+    assert len(shown(MANDATE)) == 1
+
+
 def test_who_signs_first_is_given_the_line_for_the_next_and_a_stop_needs_nobody_else() -> None:
     paper = sign_upgrade(ONE, MESH, START)
     assert lacking(STATE, paper, START) == 1
