@@ -13,7 +13,6 @@ ChaCha20-Poly1305 (RFC 8439).
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from cli.access.pasted import pasted_bytes, pasted_line
 from cli.errors import CommandError, UsageError
 from node.keys import write_private
 from protocols.keys import SEED_BYTES, Ed25519Signer
@@ -102,20 +102,19 @@ class RunnerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def text(self) -> str:
         """The one string, for one variable."""
-        return f"{TOKEN_PREFIX}{base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip('=')}"
+        return pasted_line(TOKEN_PREFIX, msgspec.json.encode(self))
 
 
 def token_of(text: str) -> RunnerToken:
     """Read the string of a runner. Raises UsageError without showing any of it."""
-    body = text.strip().removeprefix(TOKEN_PREFIX)
     step = "freehold token create ci --role deployer --runner, then put its text into the secret FREEHOLD_TOKEN"
-    if body == text.strip() or len(body) > TOKEN_MAX_CHARACTERS:
-        what = (
-            "a bearer token, which cannot sign" if text.startswith("fht1.") else f"no text that begins {TOKEN_PREFIX}"
-        )
-        raise UsageError(f"{TOKEN_VARIABLE} holds {what}", next_step=step, kind="token")
     try:
-        runner_token = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=RunnerToken)
+        data = pasted_bytes(text, TOKEN_PREFIX, TOKEN_MAX_CHARACTERS)
+        if data is None:
+            is_bearer = text.startswith("fht1.")
+            what = "a bearer token, which cannot sign" if is_bearer else f"no text that begins {TOKEN_PREFIX}"
+            raise UsageError(f"{TOKEN_VARIABLE} holds {what}", next_step=step, kind="token")
+        runner_token = msgspec.json.decode(data, type=RunnerToken)
     except (ValueError, msgspec.DecodeError):
         raise UsageError(f"{TOKEN_VARIABLE} is damaged or cut off", next_step=step, kind="token") from None
     if (

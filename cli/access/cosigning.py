@@ -6,15 +6,13 @@ Nobody who carries it can change it: each signature covers the whole paper. Not 
 
 from __future__ import annotations
 
-import base64
-import binascii
-
+from cli.access.pasted import pasted_bytes, pasted_line
 from cli.errors import CommandError, UsageError
 from protocols.changes.mandates import MANDATE_DOMAIN, DataMandate
-from protocols.envelope import DecodeError, Signed, decode, encode, verify
+from protocols.envelope import DecodeError, decode, encode
 from protocols.keys import Ed25519Verifier
 from protocols.state.model import MeshState
-from protocols.trust.cosigning import Cosigned
+from protocols.trust.cosigning import Cosigned, every_signature_holds
 from protocols.trust.upgrades import UPGRADE_DOMAIN, UpgradePaper, admins_needed
 
 PREFIX = "fhp1."
@@ -24,24 +22,21 @@ STEP = "ask for the line again"
 
 def write_paper(paper: Cosigned) -> str:
     """Return the line."""
-    return PREFIX + base64.urlsafe_b64encode(encode(paper)).decode().rstrip("=")
+    return pasted_line(PREFIX, encode(paper))
 
 
 def read_paper(text: str, mesh: bytes) -> tuple[Cosigned, UpgradePaper | DataMandate]:
     """Return what a line holds, its signatures verified. Raises UsageError."""
-    body = text.strip().removeprefix(PREFIX)
-    if body == text.strip() or len(body) > TEXT_MAX_CHARACTERS:
-        raise UsageError(f"a paper begins {PREFIX}", next_step=STEP, kind="paper")
     try:
-        paper: Cosigned = decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), Cosigned)
+        data = pasted_bytes(text, PREFIX, TEXT_MAX_CHARACTERS)
+        if data is None:
+            raise UsageError(f"a paper begins {PREFIX}", next_step=STEP, kind="paper")
+        paper: Cosigned = decode(data, Cosigned)
         said: UpgradePaper | DataMandate = decode(paper.payload, UpgradePaper | DataMandate)
-    except (DecodeError, ValueError, binascii.Error):
+    except (DecodeError, ValueError):
         raise UsageError("the paper is damaged or cut off", next_step=STEP, kind="paper") from None
-    for signature in paper.signatures:
-        if not verify(
-            Ed25519Verifier(), domain_of(said), mesh, Signed(paper.payload, signature.key, signature.signature)
-        ):
-            raise UsageError("a signature of the paper is not good in this mesh", next_step=STEP, kind="paper")
+    if not every_signature_holds(Ed25519Verifier(), domain_of(said), mesh, paper):
+        raise UsageError("a signature of the paper is not good in this mesh", next_step=STEP, kind="paper")
     return paper, said
 
 

@@ -6,7 +6,6 @@ say (node/oidc).
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import secrets
@@ -17,6 +16,7 @@ from yarl import URL
 
 from cli.access.client import NodeClient
 from cli.access.contexts import Context, RunnerToken
+from cli.access.pasted import pasted_bytes, pasted_line
 from cli.errors import CommandError, UsageError
 from protocols.api_outward import ExchangeBody, ExchangeView
 from protocols.keys import SEED_BYTES, Ed25519Signer
@@ -38,26 +38,22 @@ class TrustLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def text(self) -> str:
         """The one string, for one variable."""
-        return f"{TRUST_PREFIX}{base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip('=')}"
+        return pasted_line(TRUST_PREFIX, msgspec.json.encode(self))
 
 
 def trust_line(text: str) -> TrustLine:
     """Read what `trust add` printed. Raises UsageError."""
     step = "freehold trust list prints it; put it into the variable FREEHOLD_TRUST of the CI platform"
-    body = text.strip().removeprefix(TRUST_PREFIX)
-    if body == text.strip() or len(body) > TRUST_MAX_CHARACTERS:
-        raise UsageError(f"{TRUST_VARIABLE} holds no text that begins {TRUST_PREFIX}", next_step=step, kind="trust")
     try:
-        found_trust_line = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=TrustLine)
+        data = pasted_bytes(text, TRUST_PREFIX, TRUST_MAX_CHARACTERS)
+        if data is None:
+            raise UsageError(f"{TRUST_VARIABLE} holds no text that begins {TRUST_PREFIX}", next_step=step, kind="trust")
+        line = msgspec.json.decode(data, type=TrustLine)
     except (ValueError, msgspec.DecodeError):
         raise UsageError(f"{TRUST_VARIABLE} is damaged or cut off", next_step=step, kind="trust") from None
-    if (
-        len(found_trust_line.pin) != 64
-        or len(found_trust_line.mesh) != 64
-        or not found_trust_line.url.startswith("https://")
-    ):
+    if len(line.pin) != 64 or len(line.mesh) != 64 or not line.url.startswith("https://"):
         raise UsageError(f"{TRUST_VARIABLE} is damaged", next_step=step, kind="trust")
-    return found_trust_line
+    return line
 
 
 def audience_for(mesh: str, key: bytes) -> str:

@@ -6,9 +6,7 @@ Not here: showing what it does, and asking for a passphrase.
 
 from __future__ import annotations
 
-import base64
-import binascii
-
+from cli.access.pasted import pasted_bytes, pasted_line
 from cli.errors import UsageError
 from protocols.envelope import DecodeError, decode, encode, signing_bytes
 from protocols.keys import Ed25519Signer, Ed25519Verifier
@@ -21,18 +19,18 @@ STEP = "freehold mesh admins, then make the statement anew"
 
 def write_statement(signed: SignedCommand) -> str:
     """Return the line."""
-    return PREFIX + base64.urlsafe_b64encode(encode(signed)).decode().rstrip("=")
+    return pasted_line(PREFIX, encode(signed))
 
 
 def read_statement(text: str, mesh: bytes) -> tuple[SignedCommand, Command, SetAdmins]:
     """Return what a line holds, its signatures verified. Raises UsageError."""
-    body = text.strip().removeprefix(PREFIX)
-    if body == text.strip() or len(body) > TEXT_MAX_CHARACTERS:
-        raise UsageError(f"a statement begins {PREFIX}", next_step=STEP, kind="statement")
     try:
-        signed: SignedCommand = decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), SignedCommand)
+        data = pasted_bytes(text, PREFIX, TEXT_MAX_CHARACTERS)
+        if data is None:
+            raise UsageError(f"a statement begins {PREFIX}", next_step=STEP, kind="statement")
+        signed: SignedCommand = decode(data, SignedCommand)
         command: Command = decode(signed.payload, Command)
-    except (DecodeError, ValueError, binascii.Error):
+    except (DecodeError, ValueError):
         raise UsageError("the statement is damaged or cut off", next_step=STEP, kind="statement") from None
     if not isinstance(command.action, SetAdmins) or command.project or command.environment:
         raise UsageError("the statement is about something else than the admins", next_step=STEP, kind="statement")

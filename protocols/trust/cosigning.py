@@ -58,6 +58,14 @@ def cosign(signer: Signer, domain: str, mesh: bytes, paper: Cosigned) -> Cosigne
     return msgspec.structs.replace(paper, more=(*paper.more, Cosignature(signer.public_key, signature)))
 
 
+def every_signature_holds(verifier: Verifier, domain: str, mesh: bytes, paper: Cosigned) -> bool:
+    """Whether each signature of a paper verifies; whose they are is another question."""
+    return all(
+        verify(verifier, domain, mesh, Signed(paper.payload, signature.key, signature.signature))
+        for signature in paper.signatures
+    )
+
+
 def require_admins(
     verifier: Verifier, domain: str, mesh: bytes, paper: Cosigned, admins: Collection[bytes], threshold: int
 ) -> None:
@@ -69,9 +77,8 @@ def require_admins(
         raise DecodeError(f"a paper has at most {COSIGNATURES_MAX} signatures more")
     if paper.key not in admins:
         raise DecodeError("the key that signed it is no admin's")
-    for signature in paper.signatures:
-        if not verify(verifier, domain, mesh, Signed(paper.payload, signature.key, signature.signature)):
-            raise DecodeError(f"signature does not verify for {domain}")
+    if not every_signature_holds(verifier, domain, mesh, paper):
+        raise DecodeError(f"signature does not verify for {domain}")
     count = len(paper.keys & frozenset(admins))
     if count < threshold:
         raise DecodeError(f"{count} of {threshold} admins signed it; another admin: freehold mesh cosign PAPER")

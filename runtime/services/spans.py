@@ -8,6 +8,7 @@ collector. Not here: the wire format of collectors (`node/telemetry/otlp.py`).
 from __future__ import annotations
 
 import random
+import threading
 import time
 from typing import Final
 
@@ -78,6 +79,7 @@ class CallSpans:
             "freehold.project": origin.project, "deployment.environment.name": origin.environment,
             "freehold.app": origin.app,
         }  # fmt: skip
+        self._lock = threading.Lock()
         self._allowance = Allowance(SPANS_PER_S, SPANS_BURST, _BYTES_PER_S, _BYTES_BURST)
         self.dropped = 0
         """Beyond the rate since the last that was told."""
@@ -95,14 +97,15 @@ class CallSpans:
     ) -> None:
         """Tell of work that ends now; what is beyond the app's rate is counted in the next span that is told."""
         ended_ns = time.time_ns()
-        if not self._allowance.admit(time.monotonic()):
-            self.dropped += 1
-            return
-        attributes |= self._whose
-        if self.dropped:
-            attributes["freehold.spans_dropped"], self.dropped = self.dropped, 0
-        line = SPAN_MARK + self._encode(
-            Span(place.trace_id, span_id, name, began_ns, ended_ns, attributes, place.span_id, kind, failed)
-        )
-        self._allowance.charge(len(line))
+        with self._lock:
+            if not self._allowance.admit(time.monotonic()):
+                self.dropped += 1
+                return
+            attributes |= self._whose
+            if self.dropped:
+                attributes["freehold.spans_dropped"], self.dropped = self.dropped, 0
+            line = SPAN_MARK + self._encode(
+                Span(place.trace_id, span_id, name, began_ns, ended_ns, attributes, place.span_id, kind, failed)
+            )
+            self._allowance.charge(len(line))
         self._put(line)
