@@ -57,42 +57,41 @@ def cosign_paper(output: Output, paper: str, context_name: str | None, yes: bool
             "your key is no admin key of this mesh", next_step="freehold mesh admins list", kind="no-admin-key"
         )
     signed = cosign(admin, domain_of(said), mesh, begun)
-    more, text = lacking(state, signed, said), write_paper(signed)
-    here = isinstance(said, DataMandate) and said.act in FOR_FILES
-    if not more and not here:
+    more = lacking(state, signed, said)
+    is_elsewhere = isinstance(said, DataMandate) and said.act in FOR_FILES
+    is_done = not more and not is_elsewhere
+    if is_done:
         talk_as(context, admin, lambda client: _hand_over(client, signed, said))
-    outcome = "signed" if more or here else "done"
+    text = "" if is_done else write_paper(signed)
     value = {
-        "outcome": outcome,
-        "signatures": len(signed.keys),
-        "lacking": more,
-        "paper": text if outcome == "signed" else "",
-    }
-    output.result(
-        value, text if outcome == "signed" else f"signed by {counted(len(signed.keys), 'admin')}, and handed over"
-    )
+        "outcome": "done" if is_done else "signed", "signatures": len(signed.keys), "lacking": more, "paper": text,
+    }  # fmt: skip
+    output.result(value, text or f"signed by {counted(len(signed.keys), 'admin')}, and handed over")
+    output.hint(_following(said, more))
+
+
+def _following(said: UpgradePaper | DataMandate, more: int) -> str:
+    """What comes next, after a signature behind which so many are lacking."""
     if more:
-        output.hint(f"{counted(more, 'admin')} more: freehold mesh cosign PAPER")
-    elif isinstance(said, DataMandate):
-        rest = f" {FOR_FILES[said.act]} --mandate PAPER" if here else ""
-        output.hint(
-            f"freehold data {said.act} {said.project}{rest} --env {said.environment}" if here else "freehold data list"
-        )
-    else:
-        output.hint("freehold mesh upgrade plan")
+        return f"{counted(more, 'admin')} more: freehold mesh cosign PAPER"
+    if isinstance(said, UpgradePaper):
+        return "freehold mesh upgrade plan"
+    if said.act in FOR_FILES:
+        return f"freehold data {said.act} {said.project} {FOR_FILES[said.act]} --mandate PAPER --env {said.environment}"
+    return "freehold data list"
 
 
 def lines_of(paper: Cosigned, said: UpgradePaper | DataMandate) -> list[str]:
     """What somebody should know before signing."""
     signed = ", ".join(short(key.hex()) for key in sorted(paper.keys))
     if isinstance(said, UpgradePaper):
+        starts, order = said.action == "start", said.order.hex()[:16]
         what = [
-            f"upgrade: {said.action} {said.version or said.order.hex()[:16]}, which runs these wheels on every node:"
-        ]
-        what = what if said.action == "start" else [f"upgrade: {said.action} the one of order {said.order.hex()[:16]}"]
-        what += [f"  {wheel.digest.hex()}  {wheel.name}" for wheel in said.wheels]
-        if said.action == "start":
-            what.append(f"  each node is to be well for {said.window_s} s before the next one begins")
+            f"upgrade: start {said.version or order}, which runs these wheels on every node:" if starts
+            else f"upgrade: {said.action} the one of order {order}",
+            *(f"  {wheel.digest.hex()}  {wheel.name}" for wheel in said.wheels),
+            *([f"  each node is to be well for {said.window_s} s before the next one begins"] if starts else []),
+        ]  # fmt: skip
     else:
         beside = (f" to {said.target}" if said.target else "") + " in the place of what is there" * said.replace
         what = [f"data: {said.act} {said.project} in {said.environment} on {said.node}{beside}"]
