@@ -10,6 +10,7 @@ import pytest
 from runtime.providers import KeyValueProvider
 from runtime.services.redis_keyvalue import RedisKeyValue
 from runtime.services.sqlite_keyvalue import SqliteKeyValue, StoreCaps
+from tests.conformance.judging import judge_capability
 from tests.conformance.keyvalue_providers import CAPABILITIES, HOSTILE_KEYS, LACKS, NEAR, PROVIDERS, Make
 from tests.conformance.providers_page import PAGE, page
 from tests.support.runtime.redis_server import BINARY, RedisServer
@@ -48,16 +49,8 @@ def test_a_provider_does_what_the_page_says(
     provider: str, capability: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     value_providers: list[KeyValueProvider] = []
-    try:
-        make = maker(provider, tmp_path, request, value_providers)
-        if (provider, capability) in LACKS:
-            with pytest.raises(AssertionError):
-                CAPABILITIES[capability](make)
-        else:
-            CAPABILITIES[capability](make)
-    finally:
-        for value_provider in value_providers:
-            value_provider.close()  # type: ignore[attr-defined]
+    make = maker(provider, tmp_path, request, value_providers)
+    judge_capability(CAPABILITIES[capability], make, value_providers, lacks=(provider, capability) in LACKS)
 
 
 def test_at_least_two_hundred_attempts_to_reach_another_tenant() -> None:

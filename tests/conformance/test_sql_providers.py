@@ -13,6 +13,7 @@ from runtime.services.declared_providers import DeclaredProvider
 from runtime.services.postgres_sql import PostgresConnection, PostgresSql
 from runtime.services.sqlite_sql import SqlCaps, SqliteSql
 from tests.conformance import sql_providers
+from tests.conformance.judging import judge_capability
 from tests.conformance.keyvalue_providers import NEAR
 from tests.conformance.sql_providers import CAPABILITIES, LACKS, PROVIDERS, Make
 from tests.support.runtime.postgres_server import PostgresServer, needs_postgres, running_postgres
@@ -58,16 +59,8 @@ def test_a_provider_does_what_the_page_says(
 ) -> None:
     monkeypatch.setattr(sql_providers, "BYTES", ["BYTEA" if provider == "postgres" else "BLOB"])
     providers: list[SqlProvider] = []
-    try:
-        make = maker(provider, tmp_path, request, providers)
-        if (provider, capability) in LACKS:
-            with pytest.raises(AssertionError):
-                CAPABILITIES[capability](make)
-        else:
-            CAPABILITIES[capability](make)
-    finally:
-        for sql_provider in providers:
-            sql_provider.close()  # type: ignore[attr-defined]
+    make = maker(provider, tmp_path, request, providers)
+    judge_capability(CAPABILITIES[capability], make, providers, lacks=(provider, capability) in LACKS)
 
 
 WORD = "kept-from-others"

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.services.postgres_tenants import THROWN_AWAY, place_of
-from tests.support.mesh.nodes import Fleet, Machine, until
-from tests.support.mesh.python_app import PythonApp, solo
+from tests.support.mesh.nodes import Machine, until
+from tests.support.mesh.python_app import PythonApp, node_alone
 from tests.support.runtime.postgres_server import PostgresServer, needs_postgres, running_postgres
-from tests.support.runtime.projects import own_cache
 
 APP = """
 import json
@@ -54,12 +50,8 @@ pytestmark = needs_postgres
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    fleet = Fleet(tmp_path_factory.mktemp("postgres"))
-    try:
-        with own_cache():
-            yield solo(fleet, "shop", "other")
-    finally:
-        fleet.close()
+    with node_alone(tmp_path_factory.mktemp("postgres"), "shop", "other") as machine:
+        yield machine
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +103,7 @@ def test_a_guests_database_lies_in_the_operators_postgres_through_its_absence_an
     assert place_of("other/production", "main") in server.say(listed)
 
     server.kill()
-    began_s = time.monotonic()
-    with pytest.raises(urllib.error.HTTPError) as refusal:
-        urllib.request.urlopen(urllib.request.Request(f"http://{node.ingress}/", headers={"Host": shop.host}))
-    refusal.value.close()
-    assert (refusal.value.code, bool(refusal.value.headers["Retry-After"])) == (503, True)
-    assert time.monotonic() - began_s < 10, "visitors wait for what is away"
+    shop.refused_for_a_while(node)
     server.start()
     until(lambda: shop.get(node)[0] == 200, 30, "the provider to be used again")
 

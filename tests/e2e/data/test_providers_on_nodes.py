@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.mesh.nodes import Fleet, Machine, until
-from tests.support.mesh.python_app import PythonApp, solo
-from tests.support.runtime.projects import own_cache
+from tests.support.mesh.nodes import Machine, until
+from tests.support.mesh.python_app import PythonApp, node_alone
 from tests.support.runtime.redis_server import RedisServer, needs_redis
 
 APP = """
@@ -45,12 +41,8 @@ PROVIDER = '[provider.cache]\nkind = "redis"\nurl = "redis://127.0.0.1:{port}"\n
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    fleet = Fleet(tmp_path_factory.mktemp("providers"))
-    try:
-        with own_cache():
-            yield solo(fleet, "shop", "other")
-    finally:
-        fleet.close()
+    with node_alone(tmp_path_factory.mktemp("providers"), "shop", "other") as machine:
+        yield machine
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +83,7 @@ def test_a_guests_store_lies_in_the_operators_redis_through_its_absence_and_a_ne
     assert "visits" not in redis.say("keys", "*"), "what is not mapped lies with the node"
 
     redis.kill()
-    began_s = time.monotonic()
-    with pytest.raises(urllib.error.HTTPError) as refusal:
-        urllib.request.urlopen(urllib.request.Request(f"http://{node.ingress}/count", headers={"Host": shop.host}))
-    refusal.value.close()
-    assert (refusal.value.code, bool(refusal.value.headers["Retry-After"])) == (503, True)
-    assert time.monotonic() - began_s < 10, "visitors wait for what is away"
+    shop.refused_for_a_while(node, "/count")
     redis.start()
     until(lambda: shop.get(node, "/count")[0] == 200, 30, "the provider to be used again")
     assert shop.get(node, "/count")[1] == "5", "an increment was lost, or counted twice"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.mesh.durable import call
 from tests.support.mesh.nodes import Answer, Fleet, Machine, free_port, until
+from tests.support.runtime.projects import own_cache
 
 ENVIRONMENT = "production"
 DEPLOY_TIMEOUT_S = 240.0
@@ -56,6 +63,27 @@ class PythonApp:
         """Ask the app through a node."""
         status, _, body = call(machine.ingress, self.host, path, timeout_s)
         return status, body
+
+    def refused_for_a_while(self, machine: Machine, path: str = "/") -> None:
+        """What it rests on is away: visitors hear so at once, and when to come again."""
+        began_s = time.monotonic()
+        request = urllib.request.Request(f"http://{machine.ingress}{path}", headers={"Host": self.host})
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(request)
+        refusal.value.close()
+        assert (refusal.value.code, bool(refusal.value.headers["Retry-After"])) == (503, True)
+        assert time.monotonic() - began_s < 10, "visitors wait for what is away"
+
+
+@contextmanager
+def node_alone(folder: Path, *projects: str) -> Iterator[Machine]:
+    """A real node with these projects, which builds into the tests' own cache."""
+    fleet = Fleet(folder)
+    try:
+        with own_cache():
+            yield solo(fleet, *projects)
+    finally:
+        fleet.close()
 
 
 def solo(fleet: Fleet, *projects: str) -> Machine:
